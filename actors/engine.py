@@ -1,0 +1,216 @@
+"""The engine process: one synchronous vLLM `LLMEngine` in a step loop, spoken to over a socket. It ends whole.
+
+Started by `os.fork` in the zygote, or spawned: `python -m actors.engine FD`.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from actors.protocol import (
+    Abort,
+    Beat,
+    Fatal,
+    Finished,
+    Frame,
+    Generate,
+    LoadEngine,
+    Ready,
+    Rejected,
+    Sample,
+    receive,
+    send,
+)
+
+BEAT_S = 1.0
+
+
+class PromptTooLongError(ValueError):
+    """The prompt leaves no room for an answer."""
+
+
+def serve(sock: socket.socket) -> None:
+    """Build the engine that the first frame asks for, then work until the other side goes away."""
+    _first_to_die()
+    before = set(sys.modules)
+    started = time.monotonic()
+    try:
+        frame = receive(sock)
+        if not isinstance(frame, LoadEngine):
+            raise TypeError(f"the first frame must load an engine, not {type(frame).__name__}")
+        engine = _Engine(frame)
+    except EOFError:
+        return
+    except Exception as error:  # any failure of vLLM's start is the slot's to judge
+        _give_up(sock, "load_failed", error)
+        return
+    send(
+        sock,
+        Ready(
+            pid=os.getpid(),
+            seconds=time.monotonic() - started,
+            max_num_seqs=engine.max_num_seqs,
+            max_model_len=engine.max_model_len,
+            modules=sorted(m for m in sys.modules.keys() - before if "." not in m or m.startswith(("vllm.", "torch."))),
+        ),
+    )
+    try:
+        _work(sock, engine)
+    except (EOFError, ConnectionError):
+        return
+    except Exception as error:  # a broken engine ends with its process; the slot starts another
+        _give_up(sock, "engine_failed", error)
+
+
+def _work(sock: socket.socket, engine: _Engine) -> None:
+    last_beat = time.monotonic()
+    while True:
+        while _readable(sock, wait=not engine.busy):
+            for answer in engine.take(receive(sock)):
+                send(sock, answer)
+        for answer in engine.step():
+            send(sock, answer)
+        if time.monotonic() - last_beat > BEAT_S:
+            last_beat = time.monotonic()
+            send(sock, Beat(tokens=engine.tokens, running=len(engine.requests)))
+
+
+def _readable(sock: socket.socket, *, wait: bool) -> bool:
+    return bool(select.select([sock], [], [], None if wait else 0)[0])
+
+
+def _give_up(sock: socket.socket, kind: str, error: BaseException) -> None:
+    import traceback
+
+    traceback.print_exception(error)
+    with suppress(OSError):
+        send(sock, Fatal(kind=kind, message=f"{type(error).__name__}: {error}"[:2000]))
+
+
+def _first_to_die() -> None:
+    """Let the kernel's out-of-memory killer take this process before the slot or Ray."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+class _Engine:
+    """vLLM's engine and the submissions it works on."""
+
+    def __init__(self, load: LoadEngine) -> None:
+        if load.cores:
+            os.sched_setaffinity(0, load.cores)
+        import torch
+
+        if load.threads:
+            torch.set_num_threads(load.threads)
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        from actors.vllm_patches import patch_engine
+
+        patch_engine()
+        args: Any = load.args
+        self._engine: Any = LLMEngine.from_engine_args(EngineArgs(**args), enable_multiprocessing=False)
+        self._tokenizer: Any = self._engine.get_tokenizer()
+        self._load = load
+        config = self._engine.vllm_config
+        self.max_num_seqs = int(config.scheduler_config.max_num_seqs)
+        self.max_model_len = int(config.model_config.max_model_len)
+        self.requests: dict[str, Generate] = {}
+        self.tokens = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self._engine.has_unfinished_requests())
+
+    def take(self, frame: Frame) -> list[Frame]:
+        """Take a command; what must be answered at once."""
+        if isinstance(frame, Abort):
+            self._engine.abort_request([t for t in frame.tags if self.requests.pop(t, None)])
+        elif isinstance(frame, Generate):
+            try:
+                prompt = self._prompt(frame)
+                self._engine.add_request(frame.tag, {"prompt_token_ids": prompt}, self._parameters(frame, len(prompt)))
+                self.requests[frame.tag] = frame
+            except PromptTooLongError as error:
+                return [Rejected(tag=frame.tag, kind="prompt_too_long", message=str(error))]
+            except Exception as error:  # one bad request is a failed row, not a failed engine
+                return [Rejected(tag=frame.tag, kind="bad_request", message=f"{type(error).__name__}: {error}"[:500])]
+        return []
+
+    def step(self) -> list[Frame]:
+        """One step of the engine; the submissions that it finished."""
+        if not self.busy:
+            return []
+        finished: list[Frame] = []
+        for output in self._engine.step():
+            if not output.finished:
+                continue
+            request = self.requests.pop(output.request_id, None)
+            if request is None:
+                continue
+            samples = [
+                Sample(
+                    index=request.first_sample + o.index,
+                    text=o.text,
+                    finish_reason=o.finish_reason or "",
+                    tokens=len(o.token_ids),
+                )
+                for o in output.outputs
+            ]
+            self.tokens += sum(s.tokens for s in samples)
+            finished.append(
+                Finished(tag=request.tag, prompt_tokens=len(output.prompt_token_ids or ()), samples=samples)
+            )
+        return finished
+
+    def _prompt(self, request: Generate) -> list[int]:
+        encoded = self._tokenizer.apply_chat_template(
+            request.messages,
+            chat_template=self._load.chat_template or None,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+        )
+        ids = list(encoded["input_ids"])
+        bos = self._tokenizer.bos_token_id
+        if self._load.add_bos and bos is not None and ids[:1] != [bos]:
+            ids.insert(0, bos)
+        if len(ids) >= self.max_model_len:
+            raise PromptTooLongError(
+                f"the prompt has {len(ids)} tokens, and the context of {self.max_model_len} leaves no room to answer"
+            )
+        return ids
+
+    def _parameters(self, request: Generate, prompt_tokens: int) -> Any:
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+        return SamplingParams(
+            n=request.n,
+            seed=request.seed + request.first_sample,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            top_k=request.top_k,
+            max_tokens=min(request.max_tokens, self.max_model_len - prompt_tokens),
+            repetition_penalty=request.repetition_penalty,
+            stop=list(request.stop),
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+
+def main() -> None:
+    """Serve the socket whose file descriptor is the first argument."""
+    with socket.socket(fileno=int(sys.argv[1])) as sock:
+        serve(sock)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""An engine process without a model: the engine's protocol, rules and timing, for tests and for fault injection.
+
+`python -m actors.fake_engine FD`. A prompt that contains `symoe_ray.testing.CRASH` kills the process, as a poisonous prompt
+kills a real one.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+
+from actors.protocol import (
+    Abort,
+    Beat,
+    Finished,
+    Frame,
+    Generate,
+    LoadEngine,
+    Ready,
+    Rejected,
+    Sample,
+    receive,
+    send,
+)
+from symoe_ray.testing import CRASH, fake_text, fake_tokens
+
+MAX_NUM_SEQS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    answer: Finished
+    due: float
+    tokens: int
+
+
+class _FakeEngine:
+    """Submissions that finish when their tokens would have been written; `MAX_NUM_SEQS` of them at once."""
+
+    def __init__(self, load: LoadEngine) -> None:
+        self._expert = str(load.fake.get("expert", ""))
+        self._tokens_per_s = float(str(load.fake.get("tokens_per_s", 0.0)))
+        self._max_model_len = int(str(load.args.get("max_model_len", 8192)))
+        self._queue: list[Generate] = []
+        self._running: dict[str, _Running] = {}
+        self.tokens = 0
+        time.sleep(float(str(load.fake.get("load_s", 0.0))))
+
+    @property
+    def max_model_len(self) -> int:
+        """The context, in words."""
+        return self._max_model_len
+
+    def take(self, frame: Frame) -> list[Frame]:
+        """Take a command; what must be answered at once."""
+        if isinstance(frame, Abort):
+            self._queue = [g for g in self._queue if g.tag not in frame.tags]
+            for tag in frame.tags:
+                self._running.pop(tag, None)
+        elif isinstance(frame, Generate):
+            prompt = _prompt(frame)
+            if CRASH in prompt:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if fake_tokens(prompt) >= self._max_model_len:
+                message = f"the prompt has {fake_tokens(prompt)} tokens, the context {self._max_model_len}"
+                return [Rejected(tag=frame.tag, kind="prompt_too_long", message=message)]
+            self._queue.append(frame)
+        return []
+
+    def step(self) -> list[Frame]:
+        """Submissions that are finished by now."""
+        now = time.monotonic()
+        while self._queue and len(self._running) < MAX_NUM_SEQS:
+            self._start(self._queue.pop(0), now)
+        done = [r for r in self._running.values() if r.due <= now]
+        for running in done:
+            del self._running[running.answer.tag]
+            self.tokens += running.tokens
+        return [r.answer for r in done]
+
+    def pause_s(self) -> float | None:
+        """How long nothing will happen: until the next submission is finished, or for ever."""
+        if self._queue and len(self._running) < MAX_NUM_SEQS:
+            return 0.0
+        due = min((r.due for r in self._running.values()), default=None)
+        return None if due is None else max(0.0, due - time.monotonic())
+
+    def _start(self, request: Generate, now: float) -> None:
+        prompt = _prompt(request)
+        texts = [fake_text(self._expert, prompt, request.seed + request.first_sample + i) for i in range(request.n)]
+        samples = [
+            Sample(index=request.first_sample + i, text=text, finish_reason="stop", tokens=fake_tokens(text))
+            for i, text in enumerate(texts)
+        ]
+        answer = Finished(tag=request.tag, prompt_tokens=fake_tokens(prompt), samples=samples)
+        tokens = sum(s.tokens for s in samples)
+        seconds = tokens / self._tokens_per_s if self._tokens_per_s else 0.0
+        self._running[request.tag] = _Running(answer, now + seconds, tokens)
+
+    @property
+    def running(self) -> int:
+        """Submissions at work."""
+        return len(self._running)
+
+
+def _prompt(request: Generate) -> str:
+    return "\n".join(m["content"] for m in request.messages)
+
+
+def main() -> None:
+    """Serve the socket whose file descriptor is the first argument."""
+    started = time.monotonic()
+    with socket.socket(fileno=int(sys.argv[1])) as sock:
+        try:
+            _serve(sock, started)
+        except (EOFError, ConnectionError):
+            return
+
+
+def _serve(sock: socket.socket, started: float) -> None:
+    load = receive(sock)
+    if not isinstance(load, LoadEngine):
+        raise TypeError(f"the first frame must load an engine, not {type(load).__name__}")
+    engine = _FakeEngine(load)
+    seconds = time.monotonic() - started
+    send(
+        sock,
+        Ready(
+            pid=os.getpid(), seconds=seconds, max_num_seqs=MAX_NUM_SEQS, max_model_len=engine.max_model_len, modules=[]
+        ),
+    )
+    while True:
+        if select.select([sock], [], [], engine.pause_s())[0]:
+            for answer in engine.take(receive(sock)):
+                send(sock, answer)
+        for answer in engine.step():
+            send(sock, answer)
+        send(sock, Beat(tokens=engine.tokens, running=engine.running))
+
+
+if __name__ == "__main__":
+    main()

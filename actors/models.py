@@ -1,0 +1,203 @@
+"""Where an expert's model is: a prepared package model, a local folder, or a snapshot of the Hugging Face hub.
+
+`python -m actors.models prepare --all` makes the project's own small models ahead of time; a run that meets one which
+is not there makes it then. Prepared models live under SYMOE_CACHE (default ~/.cache/symoe-ray).
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import struct
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from actors.model_recipes import RECIPES, TinyModel, build, sha256_of
+from symoe_ray.core import InputError, ResourceError
+from symoe_ray.fingerprints import digest
+
+log = logging.getLogger("actors.models")  # also when run as __main__
+
+PACKAGE = "package:"
+CHECKSUMS = "checksums.json"
+HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
+HUB_FILES_NOT = ("original/*", "consolidated*", "onnx/*", "openvino/*")
+
+
+def local_path(model: str, revision: str = "") -> Path:
+    """The folder with a model's config, tokenizer and safetensors.
+
+    `model` is `package:NAME` (prepared now if it is not there), a folder, or a Hugging Face id, of which `revision`
+    ("": the default branch) is downloaded unless it is in the hub's cache. Raises InputError for an unknown package
+    name and ResourceError, in one line, for a model that cannot be had.
+    """
+    if model.startswith(PACKAGE):
+        return prepare(model.removeprefix(PACKAGE))
+    folder = Path(model).expanduser()
+    return folder.resolve() if folder.is_dir() else _from_hub(model, revision)
+
+
+def prepare(name: str, *, verify: bool = False) -> Path:
+    """The folder of one of the project's own models, made first if it is missing or made by another recipe.
+
+    A finished folder is recognised by its files' sizes, with `verify` by their SHA-256. Safe against other processes
+    doing the same, and against being killed: the folder appears whole or not at all.
+    """
+    if name not in RECIPES:
+        raise InputError(f"unknown model {PACKAGE}{name}; there are {', '.join(PACKAGE + known for known in RECIPES)}")
+    folder = prepared_folder(name)
+    if _is_complete(name, folder, verify):
+        return folder
+    with _lock(folder):
+        if not _is_complete(name, folder, verify):
+            _make(name, folder)
+    return folder
+
+
+def prepared_folder(name: str) -> Path:
+    """Where the prepared model `name` is, or will be."""
+    return _cache() / "models" / name
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of all tensors in a folder's safetensors files, read from their headers alone.
+
+    The format: 8 bytes little-endian header length, then a JSON header whose `data_offsets` bound each tensor.
+    """
+    total = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        total += sum(end - begin for begin, end in (tensor["data_offsets"] for tensor in header.values()))
+    return total
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("SYMOE_CACHE") or Path.home() / ".cache" / "symoe-ray")
+
+
+def _from_hub(model: str, revision: str) -> Path:
+    """A snapshot from the hub or its cache; HF_HUB_OFFLINE, HF_TOKEN and HF_HOME are the hub library's own."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(
+            snapshot_download(
+                model, revision=revision or None, allow_patterns=list(HUB_FILES), ignore_patterns=list(HUB_FILES_NOT)
+            )
+        )
+    except (OSError, ValueError) as error:  # every error of huggingface_hub and of its connections is one of them
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        at = f" --revision {revision}" if revision else ""
+        raise ResourceError(
+            f"model {model}{at} is no local folder and cannot be had from the Hugging Face hub ({reason}). Name a "
+            f"folder, or run `hf download {model}{at}` where the hub is reached (HF_TOKEN for a gated model)"
+        ) from error
+    if not any(folder.glob("*.safetensors")):
+        raise ResourceError(f"model {model}: {folder} has no safetensors files, and other formats are not loaded")
+    return folder
+
+
+def _recipe_digest(name: str) -> str:
+    return digest(name, asdict(RECIPES[name]), type(RECIPES[name]).__name__)
+
+
+def _is_complete(name: str, folder: Path, verify: bool) -> bool:
+    """Whether `folder` holds what the recipe makes now, judged by its checksums file."""
+    try:
+        record = json.loads((folder / CHECKSUMS).read_text())
+        if record["recipe"] != _recipe_digest(name):
+            return False
+        return all(
+            (path := folder / file).stat().st_size == entry["bytes"]
+            and (not verify or sha256_of(path) == entry["sha256"])
+            for file, entry in record["files"].items()
+        )
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold the model's lock; the kernel releases it with the process, however that ends."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _make(name: str, folder: Path) -> None:
+    """Build beside the place and rename into it. The lock is held, so a partial folder there is nobody's."""
+    partial = folder.parent / f".{name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    build(name, partial, _cache() / "downloads", prepare)
+    files = sorted(path for path in partial.rglob("*") if path.is_file())
+    record = {
+        "recipe": _recipe_digest(name),
+        "files": {
+            str(path.relative_to(partial)): {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files
+        },
+    }
+    (partial / CHECKSUMS).write_text(json.dumps(record, indent=1))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    log.info("%s: ready, %.0f MB in %s", name, sum(path.stat().st_size for path in folder.iterdir()) / 1e6, folder)
+
+
+def _show_progress() -> None:
+    """Plain lines of this package's log on standard output; the libraries' own bars stay off."""
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = os.environ["TQDM_DISABLE"] = "1"
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("actors").setLevel(logging.INFO)
+
+
+def prepare_all(names: Sequence[str]) -> None:
+    """Prepare several models, two at a time; the tiny ones, which take another's tokenizer, last.
+
+    Conversion is bound by one thread of Python, hence the processes.
+    """
+    missing = [name for name in names if not _is_complete(name, prepared_folder(name), verify=False)]
+    missing.sort(key=lambda name: isinstance(RECIPES[name], TinyModel))
+    if missing:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(2, len(missing)), mp_context=spawn, initializer=_show_progress) as processes:
+            list(processes.map(prepare, missing))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`prepare NAME...` makes models, `where NAME...` prints their folders; `--all` stands for every name."""
+    parser = argparse.ArgumentParser(prog="python -m actors.models", description=main.__doc__)
+    parser.add_argument("command", choices=("prepare", "where"))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(RECIPES))
+    parser.add_argument("--all", action="store_true", help="every model")
+    given = parser.parse_args(arguments)
+    names = list(RECIPES) if given.all else given.names
+    if not names or (unknown := [name for name in names if name not in RECIPES]):
+        parser.error(f"no such model: {', '.join(unknown)}" if names else "give names, or --all")
+    if given.command == "where":
+        print(*map(prepared_folder, names), sep="\n")
+        return 0
+    _show_progress()
+    try:
+        prepare_all(names)
+    except ResourceError as error:
+        print(error, file=sys.stderr)
+        return 4
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Where CPU and CUDA differ: engine arguments, environment and devices of a slot. Nothing else asks which one it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from symoe_ray.core import ExpertSpec
+from symoe_ray.settings import EngineSettings
+
+CPU_KV_BYTES = 256 << 20
+CPU_MAX_NUM_SEQS = 32
+CPU_BLOCK_SIZE = 32
+
+
+def visible_gpus() -> int:
+    """NVIDIA GPUs that this process may use (0 without a driver); CUDA itself is not touched."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([d for d in visible.split(",") if d.strip() and d.strip() != "-1"])
+    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+
+
+def engine_environment(offline: bool) -> dict[str, str]:
+    """Environment of a zygote and of its engines: one process, quiet, no usage statistics, hub off once weights are here."""
+    environment = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
+        "TOKENIZERS_PARALLELISM": "false",
+        # OpenBLAS starts its threads when NumPy is imported, and a zygote must have none (torch does not use it).
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    return environment | ({"HF_HUB_OFFLINE": "1"} if offline else {})
+
+
+def engine_args(spec: ExpertSpec, path: str, settings: EngineSettings, *, cuda: bool) -> dict[str, object]:
+    """vLLM's engine arguments for an expert whose weights lie at `path`.
+
+    The expert's own `engine_args` win. On the CPU the defaults are small: eager (no compilation), 256 MiB of KV cache,
+    32 sequences, blocks of 32 tokens (vLLM's 128 leaves short prompts without prefix sharing between samples).
+    """
+    args: dict[str, object] = {
+        "model": path,
+        "max_model_len": spec.max_model_len,
+        "dtype": settings.dtype,
+        "seed": settings.seed,
+        "trust_remote_code": spec.trust_remote_code,
+        "disable_log_stats": True,
+        "tensor_parallel_size": spec.tensor_parallel_size,
+        "enforce_eager": (not cuda) if settings.enforce_eager is None else settings.enforce_eager,
+        "distributed_executor_backend": "mp" if spec.tensor_parallel_size > 1 else "uni",
+    }
+    args |= _cuda_args(settings) if cuda else _cpu_args(settings)
+    return args | dict(spec.engine_args)
+
+
+def _cuda_args(settings: EngineSettings) -> dict[str, object]:
+    chosen: Mapping[str, object] = {
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "max_num_seqs": settings.max_num_seqs or None,
+        "kv_cache_memory_bytes": settings.kv_cache_memory_bytes or None,
+        "block_size": settings.block_size or None,
+    }
+    return {key: value for key, value in chosen.items() if value is not None}
+
+
+def _cpu_args(settings: EngineSettings) -> dict[str, object]:
+    return {
+        "kv_cache_memory_bytes": settings.kv_cache_memory_bytes or CPU_KV_BYTES,
+        "max_num_seqs": settings.max_num_seqs or CPU_MAX_NUM_SEQS,
+        "block_size": settings.block_size or CPU_BLOCK_SIZE,
+    }
+
+
+def cores_of(slot: int, slots: int) -> tuple[int, ...]:
+    """The cores that the `slot`-th of `slots` engines on this machine runs on: an equal share, at least one."""
+    cores = sorted(os.sched_getaffinity(0))
+    share = max(1, len(cores) // slots)
+    start = (slot * share) % len(cores)
+    return tuple(cores[start : start + share])

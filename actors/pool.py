@@ -1,0 +1,384 @@
+"""The engine pool: one async actor that owns slots, queues, leases, commits and events. One event loop, so no locks.
+
+It decides nothing itself: `symoe_ray.scheduling.next_lease` does, from a view of the state; the pool carries it out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from actors.engine_host import LoadError
+from actors.slot import Slot, SlotActor, SlotConfig, SlotInfo
+from symoe_ray.core import ExpertSpec, Failure, ResourceError
+from symoe_ray.ledger import Chunk, Commits, Part
+from symoe_ray.ports import Progress, SlotStatus, StageSummary
+from symoe_ray.scheduling import Costs, GroupView, Lease, SlotView, next_lease
+from symoe_ray.settings import EngineSettings
+from symoe_ray.storage import Storage
+
+SLOT_START_TIMEOUT_S = 600.0
+WATCH_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolConfig:
+    """What a pool is made of. `gpus_per_slot` 0 makes CPU slots. `epoch` is this attempt's number at the run."""
+
+    run_uri: str
+    epoch: int
+    started: float
+    experts: tuple[ExpertSpec, ...]
+    engine: EngineSettings
+    slots: int
+    gpus_per_slot: int = 0
+
+
+@dataclass(slots=True)
+class _SlotState:
+    info: SlotInfo
+    actor: Any
+    key: str = ""
+    expert: str = ""
+    loaded: bool = False
+    available: bool = True
+    state: str = "idle"
+    leases: int = 0
+    tokens: int = 0
+    had: set[str] = field(default_factory=set)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+@dataclass(slots=True)
+class _Stage:
+    name: str
+    waiting: dict[str, deque[Chunk]]
+    open_tokens: dict[str, int]
+    total_rows: int
+    started: float = field(default_factory=time.monotonic)
+    open_chunks: int = 0
+    rows: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    load_failures: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    finished: asyncio.Event = field(default_factory=asyncio.Event)
+    error: Exception | None = None
+
+
+class EnginePool:
+    """Runs on the cluster as a Ray actor and owns the slot actors: Ray ends them with it."""
+
+    def __init__(self, config: PoolConfig) -> None:
+        self._config = config
+        self._experts = {e.name: e for e in config.experts}
+        self._storage = Storage(config.run_uri)
+        self._commits = Commits(self._storage, config.epoch)
+        self._slots: dict[str, _SlotState] = {}
+        self._stage: _Stage | None = None
+        self._leases = 0
+        self._load_s: dict[str, list[float]] = defaultdict(list)
+        self._rates: dict[str, tuple[float, int]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._events: list[str] = []
+
+    async def start(self) -> list[SlotInfo]:
+        """Start the slots; returns where they are."""
+        starting = []
+        for index in range(self._config.slots):
+            starting.append(self._start_slot(index))
+        states = await asyncio.gather(*starting)
+        self._slots = {s.info.id: s for s in states}
+        self._spawn(self._watch())
+        return [s.info for s in states]
+
+    async def resolve(self, experts: list[str]) -> dict[str, str]:
+        """Have the weights of these experts on every node that has a slot; problems by expert."""
+        by_node = {s.info.node: s for s in self._slots.values()}
+        found: list[dict[str, str]] = await asyncio.gather(
+            *(s.actor.resolve.remote(experts) for s in by_node.values())
+        )
+        return {name: problem for problems in found for name, problem in problems.items()}
+
+    async def generate(self, stage: str, chunks: Sequence[Chunk]) -> StageSummary:
+        """Work through the chunks; returns when all their rows are committed, as completions or as failures."""
+        if self._stage is not None:
+            raise RuntimeError(f"the pool is busy with stage {self._stage.name}")
+        self._stage = current = _stage_of(stage, chunks, self._experts)
+        for slot in self._slots.values():
+            slot.had = {slot.key} if slot.key else set()
+        try:
+            self._dispatch()
+            if current.open_chunks:
+                await current.finished.wait()
+        finally:
+            self._stage = None
+            self._flush_events()
+        if current.error is not None:
+            raise current.error
+        return StageSummary(
+            rows=current.rows, failed=current.failed, prompt_tokens=current.prompt_tokens,
+            completion_tokens=current.completion_tokens, seconds=time.monotonic() - current.started,
+        )  # fmt: skip
+
+    async def progress(self) -> Progress | None:
+        """How far the current stage is; None between stages."""
+        stage = self._stage
+        if stage is None:
+            return None
+        seconds = time.monotonic() - stage.started
+        live = sum(s.tokens for s in self._slots.values() if s.leases)
+        tokens = max(stage.completion_tokens, min(live, sum(stage.open_tokens.values()) + stage.completion_tokens))
+        left = seconds * (stage.total_rows - stage.rows) / stage.rows if stage.rows else None
+        return Progress(
+            stage=stage.name, rows=stage.rows, total_rows=stage.total_rows, failed=stage.failed, tokens=tokens,
+            tokens_per_s=tokens / seconds if seconds else 0.0, seconds=seconds, seconds_left=left,
+            slots=tuple(SlotStatus(slot=s.info.id, state=s.state, expert=s.expert) for s in self._slots.values()),
+        )  # fmt: skip
+
+    async def engine_pids(self) -> dict[str, int]:
+        """Process ids of the live engines, by slot."""
+        pids = await asyncio.gather(*(s.actor.engine_pid.remote() for s in self._slots.values()))
+        return {s.info.id: pid for s, pid in zip(self._slots.values(), pids, strict=True) if pid}
+
+    async def stop(self) -> None:
+        """End all engines and slots."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*(s.actor.stop.remote() for s in self._slots.values()), return_exceptions=True)
+        for slot in self._slots.values():
+            self._emit("unload", slot)
+            ray.kill(slot.actor)
+        self._flush_events()
+
+    async def _start_slot(self, index: int) -> _SlotState:
+        config = SlotConfig(
+            id=f"slot-{index}", index=index, slots=self._config.slots, run_uri=self._config.run_uri,
+            epoch=self._config.epoch, experts=self._config.experts, engine=self._config.engine,
+        )  # fmt: skip
+        options: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 0, "max_concurrency": 1000}
+        if self._config.gpus_per_slot:
+            options["num_gpus"] = self._config.gpus_per_slot
+        else:
+            options["scheduling_strategy"] = "SPREAD"
+        actor = SlotActor.options(**options).remote(config)  # type: ignore[attr-defined]
+        try:
+            info = await asyncio.wait_for(actor.start.remote(), SLOT_START_TIMEOUT_S)
+        except TimeoutError:
+            raise ResourceError(
+                f"slot {index + 1} of {self._config.slots} did not start within {SLOT_START_TIMEOUT_S:.0f} s: "
+                f"does the cluster have {self._config.gpus_per_slot * self._config.slots} free GPUs?"
+            ) from None
+        return _SlotState(info=info, actor=actor)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _dispatch(self) -> None:
+        stage = self._stage
+        if stage is None:
+            return
+        while lease := next_lease(self._slot_views(), self._group_views(stage), self._costs()):
+            self._grant(stage, lease)
+        if stage.open_chunks and not any(s.available for s in self._slots.values()):
+            self._abandon(stage, ResourceError("no slot is left: every slot actor has died and none came back"))
+
+    def _grant(self, stage: _Stage, lease: Lease) -> None:
+        slot, chunk = self._slots[lease.slot], stage.waiting[lease.key].popleft()
+        if slot.key != lease.key:
+            slot.key, slot.loaded = lease.key, False
+            slot.had.add(lease.key)
+        slot.leases += 1
+        self._leases += 1
+        self._spawn(self._work(stage, slot, chunk, f"{self._leases:06d}"))
+
+    async def _work(self, stage: _Stage, slot: _SlotState, chunk: Chunk, lease: str) -> None:
+        """One chunk on one slot, from the load of its engine to the commit of its last part."""
+        left: Chunk | None = chunk
+        parts: list[Part] = []
+        try:
+            await self._have_engine(slot, chunk)
+            started = time.monotonic()
+            slot.state, slot.expert = "generate", chunk.expert
+            stream = slot.actor.generate.options(num_returns="streaming").remote(chunk, lease)
+            async for reference in stream:
+                parts.append(await reference)
+                left = self._commit(stage, left, parts[-1])
+            self._emit_generate(slot, chunk, parts, time.monotonic() - started)
+            left = None
+        except LoadError as error:
+            left = await self._load_failed(stage, slot, chunk, lease, error)
+        except RayActorError as error:
+            self._emit("crash", slot, expert=chunk.expert, message=f"slot actor: {error}".splitlines()[0])
+            self._lose(slot)
+        except RayTaskError as error:
+            self._abandon(stage, RuntimeError(f"{slot.info.id}, {chunk.expert}: {error}"))
+        finally:
+            self._settle(stage, slot, chunk, left)
+
+    async def _have_engine(self, slot: _SlotState, chunk: Chunk) -> None:
+        async with slot.lock:
+            if slot.loaded:
+                return
+            slot.state, slot.expert = "load", chunk.expert
+            try:
+                loaded = await slot.actor.load.remote(chunk.expert)
+            except RayTaskError as error:
+                cause = error.cause
+                if isinstance(cause, LoadError | ResourceError | OSError | ValueError):
+                    raise LoadError(str(cause)) from error
+                raise
+            slot.loaded = True
+            self._load_s[slot.key].append(loaded.seconds)
+            self._emit(
+                "load", slot, expert=chunk.expert, key=slot.key, seconds=round(loaded.seconds, 3), tier=loaded.tier,
+                bytes=loaded.bytes, **({"message": loaded.note} if loaded.note else {}),
+            )  # fmt: skip
+
+    def _commit(self, stage: _Stage, chunk: Chunk | None, part: Part) -> Chunk | None:
+        assert chunk is not None
+        self._commits.append([part])
+        stage.rows += len(part.done)
+        stage.failed += part.failed
+        stage.prompt_tokens += part.prompt_tokens
+        stage.completion_tokens += part.completion_tokens
+        rows = set(chunk.done) | set(part.done)
+        partial = tuple(p for p in chunk.partial if p[0] not in part.done)
+        return replace(chunk, done=tuple(sorted(rows)), partial=partial, rows=chunk.rows - len(part.done))
+
+    async def _load_failed(
+        self, stage: _Stage, slot: _SlotState, chunk: Chunk, lease: str, error: LoadError
+    ) -> Chunk | None:
+        """Try again elsewhere or later; after `max_attempts` the rows are recorded as failed."""
+        slot.key, slot.loaded = "", False
+        stage.load_failures[chunk.expert] += 1
+        self._emit("crash", slot, expert=chunk.expert, message=f"load: {error}"[:500])
+        if stage.load_failures[chunk.expert] < self._config.engine.max_attempts:
+            return chunk
+        failure = Failure(boundary="engine", kind="load_failed", message=str(error)[:500], retryable=True)
+        try:
+            self._commit(stage, chunk, await slot.actor.fail.remote(chunk, lease, failure))
+        except RayActorError:
+            return chunk
+        return None
+
+    def _settle(self, stage: _Stage, slot: _SlotState, chunk: Chunk, left: Chunk | None) -> None:
+        slot.leases -= 1
+        if not slot.leases and slot.state != "lost":
+            slot.state = "idle"
+        key = self._experts[chunk.expert].engine_key
+        if left is not None and left.rows > 0:
+            stage.waiting[key].appendleft(left)
+        else:
+            stage.open_chunks -= 1
+            stage.open_tokens[key] -= chunk.tokens
+            if not stage.open_chunks:
+                stage.finished.set()
+        self._dispatch()
+
+    def _lose(self, slot: _SlotState) -> None:
+        slot.key, slot.loaded = "", False
+        if slot.available:
+            slot.available, slot.state = False, "lost"
+            self._spawn(self._revive(slot))
+
+    async def _revive(self, slot: _SlotState) -> None:
+        """Wait for Ray to restart a slot actor (on another node, where its own is gone)."""
+        try:
+            started = slot.actor.start.options(max_task_retries=-1).remote()
+            slot.info = await asyncio.wait_for(started, SLOT_START_TIMEOUT_S)
+        except (RayActorError, RayTaskError, TimeoutError) as error:
+            self._emit("crash", slot, expert="", message=f"slot actor is lost: {error}".splitlines()[0])
+        else:
+            slot.available, slot.state = True, "idle"
+        self._dispatch()
+
+    def _abandon(self, stage: _Stage, error: Exception) -> None:
+        if stage.error is None:
+            stage.error = error
+        stage.finished.set()
+
+    async def _watch(self) -> None:
+        """Once a second: what the slots have generated, and which engines have died."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            for slot in list(self._slots.values()):
+                if not slot.available:
+                    continue
+                try:
+                    slot.tokens, deaths = await slot.actor.progress.remote()
+                except (RayActorError, RayTaskError):
+                    continue
+                for cause in deaths:
+                    self._emit("crash", slot, expert=slot.expert, message=cause[:500])
+            self._flush_events()
+
+    def _slot_views(self) -> list[SlotView]:
+        size = max(1, self._config.gpus_per_slot)
+        return [
+            SlotView(
+                id=s.info.id, resident=s.key, leases=s.leases, had=frozenset(s.had), available=s.available,
+                tensor_parallel_size=size,
+            )
+            for s in self._slots.values()
+        ]  # fmt: skip
+
+    def _group_views(self, stage: _Stage) -> list[GroupView]:
+        return [
+            GroupView(key=key, waiting=len(chunks), tokens=stage.open_tokens[key])
+            for key, chunks in stage.waiting.items()
+        ]
+
+    def _costs(self) -> Costs:
+        return Costs(
+            load_s={key: sorted(values)[len(values) // 2] for key, values in self._load_s.items()},
+            tokens_per_s={key: tokens / seconds for key, (seconds, tokens) in self._rates.items() if seconds},
+        )
+
+    def _emit_generate(self, slot: _SlotState, chunk: Chunk, parts: list[Part], seconds: float) -> None:
+        tokens = sum(p.completion_tokens for p in parts)
+        before_s, before_tokens = self._rates.get(slot.key, (0.0, 0))
+        self._rates[slot.key] = (before_s + seconds, before_tokens + tokens)
+        self._emit(
+            "generate", slot, expert=chunk.expert, seconds=round(seconds, 3), requests=sum(p.requests for p in parts),
+            prompt_tokens=sum(p.prompt_tokens for p in parts), completion_tokens=tokens,
+        )  # fmt: skip
+
+    def _emit(self, event: str, slot: _SlotState, **values: object) -> None:
+        now = time.time()
+        row = {
+            "time": round(now, 3), "t": round(now - self._config.started, 3), "attempt": self._config.epoch,
+            "stage": self._stage.name if self._stage else "", "slot": slot.info.id, "event": event, **values,
+        }  # fmt: skip
+        self._events.append(json.dumps(row) + "\n")
+
+    def _flush_events(self) -> None:
+        if self._events:
+            lines, self._events = self._events, []
+            self._storage.append_text("events.jsonl", "".join(lines))
+
+
+def _stage_of(name: str, chunks: Sequence[Chunk], experts: dict[str, ExpertSpec]) -> _Stage:
+    waiting: dict[str, deque[Chunk]] = defaultdict(deque)
+    tokens: dict[str, int] = defaultdict(int)
+    for chunk in sorted(chunks, key=lambda c: -c.tokens):
+        key = experts[chunk.expert].engine_key
+        waiting[key].append(chunk)
+        tokens[key] += chunk.tokens
+    stage = _Stage(name=name, waiting=waiting, open_tokens=tokens, total_rows=sum(c.rows for c in chunks))
+    stage.open_chunks = len(chunks)
+    return stage
+
+
+PoolActor = ray.remote(EnginePool)
+__all__ = ["EnginePool", "PoolActor", "PoolConfig", "Slot"]

@@ -1,0 +1,177 @@
+"""Frames between a slot, its zygote and its engine: msgpack with a length in front, over inherited socket pairs."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+
+import msgspec
+
+MAX_PACKET = 1 << 20
+_LENGTH = struct.Struct("<I")
+
+
+class LoadEngine(msgspec.Struct, tag=True, frozen=True, kw_only=True):
+    """Build an engine. `args` are vLLM's engine arguments; the rest is what the engine process itself needs."""
+
+    args: dict[str, object]
+    chat_template: str = ""
+    add_bos: bool = False
+    threads: int = 0
+    cores: tuple[int, ...] = ()
+    cuda: bool = False
+    fake: dict[str, object] = msgspec.field(default_factory=dict)
+
+
+class Generate(msgspec.Struct, tag=True, frozen=True, kw_only=True):
+    """Generate samples `first_sample`.. of a request; `tag` names this submission and comes back with its results."""
+
+    tag: str
+    messages: list[dict[str, str]]
+    n: int
+    first_sample: int
+    seed: int
+    temperature: float
+    top_p: float
+    top_k: int
+    max_tokens: int
+    repetition_penalty: float
+    stop: tuple[str, ...] = ()
+
+
+class Abort(msgspec.Struct, tag=True, frozen=True, kw_only=True):
+    """Stop working on submissions; nothing comes back for them."""
+
+    tags: list[str]
+
+
+class Ready(msgspec.Struct, tag=True, frozen=True, kw_only=True):
+    """The engine accepts requests. `modules` were imported on the way, which a zygote can do beforehand next time."""
+
+    pid: int
+    seconds: float
+    max_num_seqs: int
+    max_model_len: int
+    modules: list[str]
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One finished sample."""
+
+    index: int
+    text: str
+    finish_reason: str
+    tokens: int
+
+
+class Finished(msgspec.Struct, tag=True, frozen=True, kw_only=True):
+    """All samples of a submission."""
+
+    tag: str
+    prompt_tokens: int
+    samples: list[Sample]
+
+
+class Rejected(msgspec.Struct, tag=True, frozen=True, kw_only=True):
+    """A submission that the engine cannot work on; the engine goes on."""
+
+    tag: str
+    kind: str
+    message: str
+
+
+class Beat(msgspec.Struct, tag=True, frozen=True, kw_only=True):
+    """Sign of life while the engine works: tokens generated since it started, and sequences that are running."""
+
+    tokens: int
+    running: int
+
+
+class Fatal(msgspec.Struct, tag=True, frozen=True, kw_only=True):
+    """The process gives up."""
+
+    kind: str
+    message: str
+
+
+class Fork(msgspec.Struct, tag=True, frozen=True, kw_only=True):
+    """To a zygote, with the engine's socket attached: fork one engine process. `log` is the file for its output."""
+
+    log: str
+
+
+class Learn(msgspec.Struct, tag=True, frozen=True, kw_only=True):
+    """To a zygote: import these modules, so that the next engine finds them."""
+
+    modules: list[str]
+
+
+class Forked(msgspec.Struct, tag=True, frozen=True, kw_only=True):
+    """From a zygote: the engine's process id."""
+
+    pid: int
+
+
+class Exited(msgspec.Struct, tag=True, frozen=True, kw_only=True):
+    """From a zygote: an engine process has ended; `status` as of `subprocess.Popen.returncode`."""
+
+    pid: int
+    status: int
+
+
+class ZygoteReady(msgspec.Struct, tag=True, frozen=True, kw_only=True):
+    """From a zygote: it can fork, or why it must not (then engines are spawned)."""
+
+    seconds: float
+    unusable: str = ""
+
+
+Frame = (
+    LoadEngine | Generate | Abort | Ready | Finished | Rejected | Beat | Fatal
+    | Fork | Learn | Forked | Exited | ZygoteReady
+)  # fmt: skip
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
+
+
+def encode(frame: Frame) -> bytes:
+    """A frame as it goes over the wire."""
+    body = _encoder.encode(frame)
+    return _LENGTH.pack(len(body)) + body
+
+
+def encode_packet(frame: Frame) -> bytes:
+    """A frame for a socket that keeps packets apart."""
+    return _encoder.encode(frame)
+
+
+def decode(data: bytes) -> Frame:
+    """The frame of a packet."""
+    return _decoder.decode(data)
+
+
+def send(sock: socket.socket, frame: Frame) -> None:
+    """Send a frame on a blocking socket."""
+    sock.sendall(encode(frame))
+
+
+def receive(sock: socket.socket) -> Frame:
+    """The next frame of a blocking socket; EOFError when the other side has gone."""
+    return _decoder.decode(_exactly(sock, _LENGTH.unpack(_exactly(sock, _LENGTH.size))[0]))
+
+
+def _exactly(sock: socket.socket, count: int) -> bytes:
+    data = bytearray()
+    while len(data) < count:
+        piece = sock.recv(count - len(data))
+        if not piece:
+            raise EOFError("the other side has closed the connection")
+        data += piece
+    return bytes(data)
+
+
+async def read_frame(reader: asyncio.StreamReader) -> Frame:
+    """The next frame of a stream; `asyncio.IncompleteReadError` when the other side has gone."""
+    header = await reader.readexactly(_LENGTH.size)
+    return _decoder.decode(await reader.readexactly(_LENGTH.unpack(header)[0]))

@@ -1,0 +1,318 @@
+"""The slot actor: one per GPU group (or CPU slot). It owns an engine, runs chunks on it, writes parts, survives its crashes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from actors.engine_host import EngineDiedError, EngineHost, LoadError, LoadReport
+from actors.launcher import ForkLauncher, Launcher, SpawnLauncher
+from actors.models import local_path, weight_bytes
+from actors.platform import cores_of, engine_args, engine_environment, visible_gpus
+from actors.protocol import LoadEngine
+from symoe_ray.core import Completion, ExpertSpec, Failure, ResourceError
+from symoe_ray.ledger import Chunk, Part, work_of
+from symoe_ray.settings import EngineSettings
+from symoe_ray.storage import Storage
+from symoe_ray.tables import RESPONSES, request_of, response_row, table_of
+
+LOAD_TIMEOUT_S = 1800.0
+STALL_TIMEOUT_S = 300.0
+FLUSH_S = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotConfig:
+    """What a slot is made of. `index` counts the slots; `slots` is how many share the machine's cores."""
+
+    id: str
+    index: int
+    slots: int
+    run_uri: str
+    epoch: int
+    experts: tuple[ExpertSpec, ...]
+    engine: EngineSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotInfo:
+    """Where a slot is."""
+
+    id: str
+    node: str
+    pid: int
+    gpus: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """An expert is on the slot: `seconds` from the request to a live engine, the old one's end included."""
+
+    tier: str
+    seconds: float
+    bytes: int
+    note: str
+
+
+@dataclass(slots=True)
+class _Item:
+    row: dict[str, Any]
+    samples: list[int]
+    attempt: int = 0
+    completions: list[Completion] = field(default_factory=list)
+
+
+class Slot:
+    """Runs on the cluster as a Ray actor; an event loop that never blocks, because engines are other processes."""
+
+    def __init__(self, config: SlotConfig) -> None:
+        self._config = config
+        self._experts = {e.name: e for e in config.experts}
+        self._storage = Storage(config.run_uri)
+        self._paths: dict[str, Path] = {}
+        self._host: EngineHost | None = None
+        self._key = ""
+        self._loading = asyncio.Lock()
+        self._gate = _Gate()
+        self._parts = 0
+
+    async def start(self) -> SlotInfo:
+        """Have the zygote ready; where the slot is."""
+        if self._host is None:
+            self._host = EngineHost(
+                self._launchers(), load_timeout_s=LOAD_TIMEOUT_S, stall_timeout_s=STALL_TIMEOUT_S
+            )
+        return SlotInfo(
+            id=self._config.id,
+            node=ray.get_runtime_context().get_node_id(),
+            pid=os.getpid(),
+            gpus=visible_gpus() if self._cuda else 0,
+        )
+
+    async def resolve(self, experts: list[str]) -> dict[str, str]:
+        """Have the weights of these experts on this node; what is wrong with those that cannot be had, by name."""
+        problems = {}
+        if self._config.engine.kind == "fake":
+            return problems
+        for name in experts:
+            try:
+                await self._path(self._experts[name])
+            except (ResourceError, OSError, ValueError) as error:
+                problems[name] = str(error)
+        return problems
+
+    async def load(self, expert: str) -> Loaded:
+        """Have this expert's engine; LoadError where it cannot be started."""
+        spec = self._experts[expert]
+        started = time.monotonic()
+        report = await self._ensure(spec)
+        size = weight_bytes(self._paths[spec.name]) if spec.name in self._paths else 0
+        return Loaded(tier=report.tier, seconds=time.monotonic() - started, bytes=size, note=report.note)
+
+    async def prefetch(self, expert: str) -> int:
+        """Read an expert's weight files once, so that they are in the page cache; bytes read."""
+        if self._config.engine.kind == "fake":
+            return 0
+        path = await self._path(self._experts[expert])
+        return await asyncio.to_thread(_read_through, path)
+
+    async def generate(self, chunk: Chunk, lease: str) -> AsyncIterator[Part]:
+        """Generate what a chunk lacks. Parts come as they are written: a last one at the end, others every few seconds."""
+        items = [_Item(row, samples) for row, samples in await asyncio.to_thread(work_of, chunk, self._storage)]
+        spec = self._experts[chunk.expert]
+        tasks = {asyncio.create_task(self._complete(spec, item)): item for item in items}
+        open_rows = _count_rows(items)
+        finished: list[_Item] = []
+        since = time.monotonic()
+        try:
+            pending = set(tasks)
+            while pending:
+                done, pending = await asyncio.wait(pending, timeout=FLUSH_S, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+                    finished.append(tasks[task])
+                if finished and (not pending or time.monotonic() - since > FLUSH_S):
+                    yield await self._write(chunk, lease, finished, open_rows, time.monotonic() - since)
+                    finished, since = [], time.monotonic()
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def fail(self, chunk: Chunk, lease: str, failure: Failure) -> Part:
+        """Record every row that a chunk lacks as failed."""
+        work = await asyncio.to_thread(work_of, chunk, self._storage)
+        items = [
+            _Item(row, samples, completions=_failed(row["request_id"], samples, failure)) for row, samples in work
+        ]  # type: ignore[arg-type]
+        return await self._write(chunk, lease, items, _count_rows(items), 0.0)
+
+    async def progress(self) -> tuple[int, list[str]]:
+        """Tokens that the live engine has generated, and the causes of the engine deaths since the last call."""
+        if self._host is None:
+            return 0, []
+        deaths, self._host.deaths = self._host.deaths, []
+        return self._host.tokens, deaths
+
+    async def engine_pid(self) -> int:
+        """Process id of the live engine, 0 without one."""
+        report = self._host.report if self._host else None
+        return report.pid if report else 0
+
+    async def unload(self) -> None:
+        """End the engine; the slot stays."""
+        async with self._loading:
+            self._key = ""
+            if self._host is not None:
+                await self._host.unload()
+
+    async def stop(self) -> None:
+        """End everything that the slot has started."""
+        if self._host is not None:
+            await self._host.close()
+            self._host, self._key = None, ""
+
+    @property
+    def _cuda(self) -> bool:
+        return self._config.engine.kind == "vllm" and visible_gpus() > 0
+
+    def _launchers(self) -> list[Launcher]:
+        folder = Path(self._storage.path("logs")) if self._storage.is_local else Path(tempfile.gettempdir(), "symoe-ray")
+        folder.mkdir(parents=True, exist_ok=True)
+        log = str(folder / f"{self._config.id}.log")
+        if self._config.engine.kind == "fake":
+            return [SpawnLauncher("actors.fake_engine", {}, log)]
+        environment = engine_environment(offline=True)
+        spawn = SpawnLauncher("actors.engine", environment, log)
+        if any(e.tensor_parallel_size > 1 for e in self._config.experts):
+            return [spawn]
+        return [ForkLauncher(environment, log), spawn]
+
+    async def _path(self, spec: ExpertSpec) -> Path:
+        if spec.name not in self._paths:
+            self._paths[spec.name] = await asyncio.to_thread(local_path, spec.model, spec.revision)
+        return self._paths[spec.name]
+
+    async def _ensure(self, spec: ExpertSpec) -> LoadReport:
+        async with self._loading:
+            assert self._host is not None, "the slot was not started"
+            report = self._host.report
+            if self._key == spec.engine_key and self._host.alive and report is not None:
+                return report
+            self._key = ""
+            report = await self._host.load(await self._load_frame(spec))
+            self._key = spec.engine_key
+            return report
+
+    async def _load_frame(self, spec: ExpertSpec) -> LoadEngine:
+        engine = self._config.engine
+        if engine.kind == "fake":
+            timing = {"expert": spec.name, "tokens_per_s": engine.fake_tokens_per_s, "load_s": engine.fake_load_s}
+            return LoadEngine(args={"max_model_len": spec.max_model_len}, fake=timing)
+        path = await self._path(spec)
+        cores = () if self._cuda else cores_of(self._config.index, self._config.slots)
+        return LoadEngine(
+            args=engine_args(spec, str(path), engine, cuda=self._cuda),
+            chat_template=spec.chat_template,
+            add_bos=spec.add_bos,
+            threads=engine.threads or len(cores),
+            cores=cores,
+            cuda=self._cuda,
+        )
+
+    async def _complete(self, spec: ExpertSpec, item: _Item) -> None:
+        """Fill in an item's completions. A request that was there at an engine's death runs again, the last time alone."""
+        request = request_of(item.row, spec.name, item.samples)
+        last = self._config.engine.max_attempts
+        while True:
+            item.attempt += 1
+            try:
+                async with self._gate.enter(alone=item.attempt >= last and last > 1):
+                    await self._ensure(spec)
+                    assert self._host is not None
+                    item.completions = await self._host.generate(request)
+                    return
+            except LoadError as error:
+                failure = Failure(boundary="engine", kind="load_failed", message=str(error), retryable=True)
+            except EngineDiedError as error:
+                failure = Failure(boundary="engine", kind="engine_died", message=str(error), retryable=True)
+            if item.attempt >= last:
+                item.completions = _failed(request.id, item.samples, failure)
+                return
+
+    async def _write(
+        self, chunk: Chunk, lease: str, items: list[_Item], open_rows: dict[int, int], seconds: float
+    ) -> Part:
+        self._parts += 1
+        name = f"part-{chunk.id}-{self._config.epoch:04d}-{lease}-{self._parts:06d}.parquet"
+        path = f"responses/{chunk.stage}/expert={chunk.expert}/{name}"
+        rows = [response_row(i.row, c, i.attempt) for i in items for c in i.completions]
+        await asyncio.to_thread(self._storage.write_table, path, table_of(rows, RESPONSES))
+        for item in items:
+            open_rows[item.row["row"]] -= 1
+        return Part(
+            path=path,
+            stage=chunk.stage,
+            expert=chunk.expert,
+            chunk=chunk.id,
+            slot=self._config.id,
+            shards=tuple(sorted({r["shard"] for r in rows})),
+            requests=len(items),
+            samples=len(rows),
+            failed=sum(r["failure"] is not None for r in rows),
+            prompt_tokens=sum(i.completions[0].prompt_tokens for i in items),
+            completion_tokens=sum(r["completion_tokens"] for r in rows),
+            seconds=seconds,
+            done=tuple(sorted({i.row["row"] for i in items if not open_rows[i.row["row"]]})),
+        )
+
+
+class _Gate:
+    """Lets any number in together, or one that wants to be alone once the others have left."""
+
+    def __init__(self) -> None:
+        self._inside, self._alone = 0, False
+        self._changed = asyncio.Condition()
+
+    @contextlib.asynccontextmanager
+    async def enter(self, *, alone: bool) -> AsyncIterator[None]:
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._alone and not (alone and self._inside))
+            self._inside, self._alone = self._inside + 1, alone
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._inside, self._alone = self._inside - 1, False
+                self._changed.notify_all()
+
+
+def _failed(request_id: str, samples: list[int], failure: Failure) -> list[Completion]:
+    return [Completion(request_id=request_id, index=i, failure=failure) for i in samples]
+
+
+def _count_rows(items: list[_Item]) -> dict[int, int]:
+    counts: dict[int, int] = {}
+    for item in items:
+        counts[item.row["row"]] = counts.get(item.row["row"], 0) + 1
+    return counts
+
+
+def _read_through(folder: Path) -> int:
+    total = 0
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb", buffering=0) as stream:
+            while piece := stream.read(16 << 20):
+                total += len(piece)
+    return total
+
+
+SlotActor = ray.remote(Slot)

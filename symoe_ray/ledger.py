@@ -1,0 +1,195 @@
+"""What a run has generated, and what is still missing: chunks, parts and commits.
+
+Slots write parts under unique names; only the pool appends commits; only committed parts are ever read. Work is leased in
+chunks of a request file, so that all rows of a part belong to the same group of questions (its shard).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from symoe_ray.storage import Storage
+from symoe_ray.tables import REQUESTS, RESPONSES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """The unit of lease and commit: rows `start` to `stop` of a request file, less the rows in `done`.
+
+    `partial` holds the rows that lack only some samples, as (row, first sample, count). `tokens` is the estimated output.
+    """
+
+    id: str
+    stage: str
+    expert: str
+    path: str
+    start: int
+    stop: int
+    rows: int
+    tokens: int
+    done: tuple[int, ...] = ()
+    partial: tuple[tuple[int, int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A file of response rows that a slot has written; it counts once it is committed."""
+
+    path: str
+    stage: str
+    expert: str
+    chunk: str
+    slot: str
+    shards: tuple[int, ...]
+    requests: int
+    samples: int
+    failed: int
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    done: tuple[int, ...] = field(default=())
+
+
+class Commits:
+    """The commit log of a run: one small file per commit, written by the pool alone."""
+
+    def __init__(self, storage: Storage, epoch: int = 0) -> None:
+        self._storage, self._epoch, self._count = storage, epoch, 0
+
+    def append(self, parts: Iterable[Part]) -> None:
+        """Make parts of one stage count, all of them at once."""
+        rows = [asdict(p) for p in parts]
+        name = f"commits/{rows[0]['stage']}/{self._epoch:06d}-{self._count:06d}.json"
+        self._storage.write_json(name, {"parts": rows})
+        self._count += 1
+
+    def parts(self, stage: str) -> list[Part]:
+        """All committed parts of a stage, in the order of their commits."""
+        found = []
+        for name in self._storage.names(f"commits/{stage}", ".json"):
+            for row in self._storage.read_json(name)["parts"]:
+                row["shards"], row["done"] = tuple(row["shards"]), tuple(row["done"])
+                found.append(Part(**row))
+        return found
+
+
+def responses(storage: Storage, stage: str, shards: set[int] | None = None) -> pa.Table:
+    """The committed `RESPONSES` rows of a stage (of these shards) with their `expert`, each (request, sample) once.
+
+    A row that was generated again after a failure replaces the failed one.
+    """
+    schema = RESPONSES.append(pa.field("expert", pa.string()))
+    tables = []
+    for part in Commits(storage).parts(stage):
+        if shards is None or shards & set(part.shards):
+            table = storage.read_tables([part.path], RESPONSES)
+            tables.append(table.append_column("expert", pa.array([part.expert] * len(table), pa.string())))
+    table = pa.concat_tables(tables) if tables else schema.empty_table()
+    if shards is not None:
+        table = table.filter(pc.is_in(table["shard"], value_set=pa.array(sorted(shards), pa.int32())))
+    return _each_once(table)
+
+
+def _each_once(table: pa.Table) -> pa.Table:
+    keys = zip(table["request_id"].to_pylist(), table["sample"].to_pylist(), strict=True)
+    failed = table["failure"].is_valid().to_pylist()
+    place: dict[tuple[str, int], int] = {}
+    for index, key in enumerate(keys):
+        if key not in place or failed[place[key]]:
+            place[key] = index
+    return table if len(place) == len(table) else table.take(sorted(place.values()))
+
+
+def missing_chunks(
+    storage: Storage,
+    stage: str,
+    request_files: Mapping[str, Iterable[str]],
+    *,
+    chunk_rows: int,
+    estimate: Mapping[str, int],
+    retry_failed: bool = False,
+) -> Iterator[Chunk]:
+    """The work that a stage still needs: expert -> request files, cut into chunks, less what is committed.
+
+    `estimate` is the expected output in tokens of one sample, per expert. With `retry_failed` a committed failure counts
+    as missing. Only one expert's keys are in memory at a time.
+    """
+    parts = defaultdict(list)
+    for part in Commits(storage).parts(stage):
+        parts[part.expert].append(part.path)
+    for expert, files in request_files.items():
+        have = _committed_samples(storage, parts[expert], retry_failed)
+        for path in files:
+            requests = storage.read_table(path, ["request_id", "n"])
+            ids, counts = requests["request_id"].to_pylist(), requests["n"].to_pylist()
+            for start in range(0, len(ids), chunk_rows):
+                stop = min(start + chunk_rows, len(ids))
+                chunk = _chunk(stage, expert, path, start, stop, ids, counts, have, estimate.get(expert, 1))
+                if chunk is not None:
+                    yield chunk
+
+
+def _committed_samples(storage: Storage, paths: list[str], retry_failed: bool) -> dict[str, set[int]]:
+    have: dict[str, set[int]] = defaultdict(set)
+    if not paths:
+        return have
+    table = storage.read_tables(paths, RESPONSES, ["request_id", "sample", "failure"])
+    if retry_failed:
+        table = table.filter(pc.is_null(table["failure"]))
+    for request_id, sample in zip(table["request_id"].to_pylist(), table["sample"].to_pylist(), strict=True):
+        have[request_id].add(sample)
+    return have
+
+
+def _chunk(
+    stage: str, expert: str, path: str, start: int, stop: int, ids: list[str], counts: list[int],
+    have: Mapping[str, set[int]], tokens: int,
+) -> Chunk | None:  # fmt: skip
+    done, partial, samples = [], [], 0
+    for row in range(start, stop):
+        lacking = [i for i in range(counts[row]) if i not in have.get(ids[row], ())]
+        samples += len(lacking)
+        if not lacking:
+            done.append(row)
+        elif len(lacking) < counts[row]:
+            partial += [(row, first, count) for first, count in _runs(lacking)]
+    if not samples:
+        return None
+    name = f"{path.rsplit('/', 1)[-1].removesuffix('.parquet')}-{start}"
+    return Chunk(
+        id=name, stage=stage, expert=expert, path=path, start=start, stop=stop, rows=stop - start - len(done),
+        tokens=tokens * samples, done=tuple(done), partial=tuple(partial),
+    )  # fmt: skip
+
+
+def _runs(numbers: list[int]) -> Iterator[tuple[int, int]]:
+    """Ascending numbers as (first, count) of their consecutive runs."""
+    first = previous = numbers[0]
+    for number in numbers[1:]:
+        if number != previous + 1:
+            yield first, previous - first + 1
+            first = number
+        previous = number
+    yield first, previous - first + 1
+
+
+def work_of(chunk: Chunk, storage: Storage) -> list[tuple[dict[str, object], list[int]]]:
+    """The `REQUESTS` rows of a chunk that still want samples, each with the numbers of those samples.
+
+    A row that lacks samples which are not consecutive comes once per run of them.
+    """
+    table = storage.read_table(chunk.path, REQUESTS.names).slice(chunk.start, chunk.stop - chunk.start)
+    lacking = defaultdict(list)
+    for row, first, count in chunk.partial:
+        lacking[row].append(list(range(first, first + count)))
+    done, work = set(chunk.done), []
+    for offset, row in enumerate(table.to_pylist()):
+        index = chunk.start + offset
+        if index not in done:
+            work += [({**row, "row": index}, samples) for samples in lacking.get(index) or [list(range(row["n"]))]]
+    return work

@@ -1,0 +1,165 @@
+"""The settings of a run as typed values: mirrors of the YAML under conf/, parsed once at the entry and passed down.
+
+`symoe_ray.config.load` makes them from files and `key=value` overrides; nothing else reads configuration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from symoe_ray.core import ExpertSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldNames:
+    """Which keys of the user's own file hold what (JSON, JSONL, Parquet)."""
+
+    id: str = "id"
+    question: str = "question"
+    choices: str = "choices"
+    gold: str = "gold_answer"
+    category: str = "category"
+    kind: str = "kind"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoTask:
+    """The task that the project makes itself: questions per split, and the seed of both."""
+
+    seed: int = 0
+    validation: int = 48
+    test: int = 96
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSettings:
+    """A task: where its questions are and what its answers look like.
+
+    `kind`: choice, integer, or auto (a question with options is a choice question). `validation` and `test` are files
+    or URLs; `demo` is given instead of them for the generated task. `test_questions` and `validation_questions` are the
+    published sizes (0: not published).
+    """
+
+    name: str
+    kind: str = "auto"
+    validation: str = ""
+    test: str = ""
+    fields: FieldNames = field(default_factory=FieldNames)
+    demo: DemoTask | None = None
+    validation_questions: int = 0
+    test_questions: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolSettings:
+    """The experts, and which of them annotates skills unless `annotator` of the run names another ("": the first)."""
+
+    name: str
+    experts: tuple[ExpertSpec, ...]
+    annotator: str = ""
+
+    def expert(self, name: str) -> ExpertSpec:
+        """The expert of that name; KeyError otherwise."""
+        return next(e for e in self.experts if e.name == name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterSettings:
+    """Where Ray runs. `address`: "local" starts a cluster for this run, "auto" joins the one that is there."""
+
+    name: str = "local"
+    address: str = "local"
+    num_cpus: int = 0
+    object_store_bytes: int = 200_000_000
+    dashboard: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """How engines are run. Names that vLLM has are spelled as vLLM spells them.
+
+    `kind`: vllm or fake. `slots`: engines at once on the CPU (with GPUs, `gpus` decides). `dtype` auto is the
+    checkpoint's own. `kv_cache_memory_bytes` 0 lets vLLM size it (GPU) or takes 1 GiB (CPU). `threads` 0 shares the
+    cores out over the slots. `chunk_rows` is the unit of lease, stealing and commit.
+    """
+
+    kind: str = "vllm"
+    slots: int = 1
+    dtype: str = "auto"
+    seed: int = 0
+    max_num_seqs: int = 0
+    kv_cache_memory_bytes: int = 0
+    gpu_memory_utilization: float = 0.9
+    block_size: int = 0
+    enforce_eager: bool = False
+    threads: int = 0
+    chunk_rows: int = 256
+    max_attempts: int = 3
+    request_timeout_s: float = 0.0
+    fake_tokens_per_s: float = 0.0
+    fake_load_s: float = 0.0
+    fake_skills: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotateSettings:
+    """Step 1: how skills are asked for and which are kept."""
+
+    samples: int = 5
+    min_count: int = 2
+    max_characters: int = 20
+    sampling_max_tokens: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class AggregateSettings:
+    """Step 6. `skip_on_consensus`: off or unanimous. `min_experts`: fewer usable drafts is a recorded failure."""
+
+    skip_on_consensus: str = "off"
+    min_experts: int = 1
+    max_draft_characters: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A whole run. See conf/config.yaml for every key with its default and meaning."""
+
+    task: TaskSettings
+    pool: PoolSettings
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    annotate: AnnotateSettings = field(default_factory=AnnotateSettings)
+    aggregate: AggregateSettings = field(default_factory=AggregateSettings)
+    gpus: int = 0
+    seed: int = 0
+    seeds: tuple[int, ...] = ()
+    k: int = 3
+    annotator: str = ""
+    aggregator: str = "auto"
+    profiles: tuple[str, ...] = ()
+    compat: str = "default"
+    router: str = "reference"
+    sampler: str = "hash"
+    replacement: bool = True
+    trim_threshold: float = 0.05
+    temperature: float = 0.5
+    no_skills: str = "competence"
+    grader: str = "default"
+    baselines: str = "auto"
+    embedding_model: str = "sentence-transformers/all-MiniLM-L6-v2"
+    max_tokens: int = 0
+    max_failures: int = 0
+    output_dir: str = "runs"
+    limit: int = 0
+    demo_models_dir: str = ""
+    data_dir: str = "data"
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """The seeds of the run: `seeds`, or `seed` alone."""
+        return self.seeds or (self.seed,)
+
+    @property
+    def annotator_name(self) -> str:
+        """The expert that annotates skills: `annotator`, else the pool's, else the pool's first."""
+        return self.annotator or self.pool.annotator or self.pool.experts[0].name

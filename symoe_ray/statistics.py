@@ -1,0 +1,119 @@
+"""Intervals and tests for accuracies: what the difference between two methods on one set of questions can bear.
+
+The question is the unit that is drawn at random; several seeds of one question are repeated looks at it, not new
+questions. All is deterministic: the bootstrap has a fixed seed and does not depend on the order of its input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import binomtest
+
+Interval = tuple[float, float]
+
+_RESAMPLES = 10_000
+_BOOTSTRAP_SEED = 20_250_305
+
+
+def wilson(correct: float, n: float, level: float = 0.95) -> Interval:
+    """Wilson's score interval for a proportion, (low, high) within [0, 1]; (0, 1) where `n` is 0.
+
+    Wilson (1927), without continuity correction: method 3 of Newcombe, Statistics in Medicine 17 (1998). `correct` and
+    `n` may be fractional, for an effective sample size.
+    """
+    if n <= 0:
+        return 0.0, 1.0
+    z = _quantile(level)
+    p = correct / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return (0.0 if p <= 0 else max(0.0, centre - half)), (1.0 if p >= 1 else min(1.0, centre + half))
+
+
+def clustered_interval(values: Mapping[str, Sequence[float]], level: float = 0.95) -> tuple[float, float, float]:
+    """Mean accuracy with its interval clustered by question: (mean, low, high).
+
+    `values` holds, per question, one number in [0, 1] for each seed; the mean gives every question the same weight. The
+    interval is Wilson's at the effective sample size p(1-p) / SE^2, SE being the standard error of the question means
+    (Kish's design effect put into a score interval, as in Franco et al., J. Survey Stat. Methodol. 7 (2019)). The
+    effective size lies between the questions (seeds that always agree) and all answers (seeds that tell nothing of each
+    other); with one seed and binary outcomes it is the number of questions, so this is then plain Wilson. Unlike a
+    normal or bootstrap interval it keeps its width where every answer is right. No values: (0, 0, 1).
+    """
+    means = _question_means(values)
+    if not means.size:
+        return 0.0, 0.0, 1.0
+    mean = float(means.mean())
+    answers = sum(len(seeds) for seeds in values.values())
+    squared_error = float(means.var()) / means.size
+    spread = mean * (1 - mean)
+    size = float(means.size) if spread <= 0 else answers
+    if spread > 0 and squared_error > 0:
+        size = min(spread / squared_error, answers)
+    low, high = wilson(mean * size, size, level)
+    return mean, low, high
+
+
+def clustered_error(values: Mapping[str, Sequence[float]]) -> float | None:
+    """Standard error of the mean accuracy, clustered by question (sample deviation); None under two questions."""
+    means = _question_means(values)
+    return float(means.std(ddof=1)) / math.sqrt(means.size) if means.size > 1 else None
+
+
+def paired_difference(a: Mapping[str, float], b: Mapping[str, float], level: float = 0.95) -> tuple[float, Interval]:
+    """Mean of a - b over the questions that both have, and its percentile bootstrap interval over questions.
+
+    Values are each question's accuracy (its mean over seeds). As the differences take few distinct values, a resample
+    of n questions is one multinomial draw of how often each value occurs: the same distribution as drawing questions,
+    at a cost that does not grow with n. No question in common: ValueError.
+    """
+    shared = sorted(a.keys() & b.keys())
+    if not shared:
+        raise ValueError("paired_difference: no question is in both methods")
+    differences = np.array([a[question] - b[question] for question in shared])
+    distinct, occurrences = np.unique(differences.round(12), return_counts=True)
+    draws = np.random.default_rng(_BOOTSTRAP_SEED).multinomial(len(shared), occurrences / len(shared), size=_RESAMPLES)
+    tail = (1 - level) / 2
+    low, high = np.quantile(draws @ distinct / len(shared), [tail, 1 - tail])
+    return float(differences.mean()), (float(low), float(high))
+
+
+def mcnemar_exact(b: int, c: int) -> float:
+    """Two-sided p of McNemar's exact test: `b` questions only one method got right, `c` only the other.
+
+    1 where the methods never differ.
+    """
+    return float(binomtest(min(b, c), b + c, 0.5).pvalue) if b + c else 1.0
+
+
+def smallest_detectable(n: int, discordant: float, level: float = 0.95, power: float = 0.8) -> float:
+    """The smallest true difference in accuracy that McNemar's test on `n` questions finds with probability `power`.
+
+    `discordant` is the share of questions on which exactly one of the two methods is right; a difference d needs at
+    least d of them, so a smaller share is raised to d. Solves Miettinen's condition (Biometrics 24 (1968); Connor,
+    Biometrics 43 (1987)) d sqrt(n) = z_level sqrt(s) + z_power sqrt(s - d^2), s the discordant share. Infinite where
+    even a difference of 1 would go unnoticed (n under 4 at the default level).
+    """
+    z_level, z_power = _quantile(level), NormalDist().inv_cdf(power)
+
+    def excess(d: float) -> float:
+        share = max(discordant, d)
+        return d * math.sqrt(n) - z_level * math.sqrt(share) - z_power * math.sqrt(share - d * d)
+
+    if excess(1.0) < 0:
+        return math.inf
+    return float(brentq(excess, 1e-9, 1.0))
+
+
+def _quantile(level: float) -> float:
+    return NormalDist().inv_cdf((1 + level) / 2)
+
+
+def _question_means(values: Mapping[str, Sequence[float]]) -> np.ndarray:
+    # Sorted, so that sums do not depend on the order of the questions to the last bit.
+    return np.array(sorted(sum(seeds) / len(seeds) for seeds in values.values() if seeds), dtype=float)

@@ -1,0 +1,131 @@
+"""A folder on any pyarrow filesystem, with whole-file writes that are either there or not.
+
+A local write goes to a temporary name, is flushed to the disk and renamed; on an object store one PUT is atomic already.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs as pafs
+
+from symoe_ray.core import InputError
+
+
+class Storage:
+    """The folder at `uri`: a local path, or s3://, gs://, ... Paths given to its methods are relative to it."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri.rstrip("/")
+        try:
+            if "://" in uri:
+                self.filesystem, self.root = pafs.FileSystem.from_uri(self.uri)
+            else:
+                self.filesystem, self.root = pafs.LocalFileSystem(), str(Path(self.uri).expanduser().resolve())
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError(f"{uri!r} is no folder that can be used: {error}") from error
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the folder is on this machine's own filesystem."""
+        return isinstance(self.filesystem, pafs.LocalFileSystem)
+
+    def path(self, *names: str) -> str:
+        """The filesystem's own path of something in this folder."""
+        return "/".join((self.root, *names))
+
+    def child(self, *names: str) -> Storage:
+        """A folder within this one."""
+        return Storage("/".join((self.uri, *names)))
+
+    def exists(self, name: str) -> bool:
+        """Whether a file or folder of that name is there."""
+        return bool(self.filesystem.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
+
+    def names(self, folder: str = "", suffix: str = "") -> list[str]:
+        """The files below `folder` (relative to this storage), sorted; empty where there is no such folder."""
+        selector = pafs.FileSelector(self.path(folder) if folder else self.root, recursive=True, allow_not_found=True)
+        found = (i.path for i in self.filesystem.get_file_info(selector) if i.type == pafs.FileType.File)
+        cut = len(self.root.rstrip("/")) + 1
+        return sorted(p[cut:] for p in found if p.endswith(suffix) and not Path(p).name.startswith("."))
+
+    def delete(self, name: str) -> None:
+        """Remove a file or a folder with all that is in it; nothing happens where there is none."""
+        kind = self.filesystem.get_file_info(self.path(name)).type
+        if kind == pafs.FileType.Directory:
+            self.filesystem.delete_dir(self.path(name))
+        elif kind != pafs.FileType.NotFound:
+            self.filesystem.delete_file(self.path(name))
+
+    def read_bytes(self, name: str) -> bytes:
+        """The whole file; FileNotFoundError where there is none."""
+        with self.filesystem.open_input_stream(self.path(name)) as stream:
+            return bytes(stream.read())
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write the whole file at once: readers see the old one or the new one, never a part."""
+        target = self.path(name)
+        if not self.is_local:
+            with self.filesystem.open_output_stream(target) as stream:
+                stream.write(data)
+            return
+        folder = Path(target).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{Path(target).name}.{uuid.uuid4().hex}"
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def read_json(self, name: str, default: Any = None) -> Any:
+        """The parsed file, or `default` where there is none."""
+        if default is not None and not self.exists(name):
+            return default
+        return json.loads(self.read_bytes(name))
+
+    def write_json(self, name: str, value: object) -> None:
+        """Write `value` as indented JSON."""
+        text = json.dumps(value, indent=2, ensure_ascii=False, default=list)
+        self.write_bytes(name, (text + "\n").encode())
+
+    def append_text(self, name: str, text: str) -> None:
+        """Append to a local text file; on an object store a new part is written beside it (`<name>.parts/`)."""
+        if self.is_local:
+            Path(self.root).mkdir(parents=True, exist_ok=True)
+            with Path(self.path(name)).open("a", encoding="utf-8") as file:
+                file.write(text)
+            return
+        count = len(self.names(f"{name}.parts"))
+        self.write_bytes(f"{name}.parts/{count:06d}-{uuid.uuid4().hex[:8]}", text.encode())
+
+    def read_text(self, name: str) -> str:
+        """What `append_text` has written so far; "" where nothing was."""
+        if self.exists(name):
+            return self.read_bytes(name).decode()
+        return "".join(self.read_bytes(part).decode() for part in self.names(f"{name}.parts"))
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Write a Parquet file at once."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        self.write_bytes(name, sink.getvalue().to_pybytes())
+
+    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """Read one Parquet file."""
+        return pq.read_table(self.path(name), filesystem=self.filesystem, columns=columns, partitioning=None)
+
+    def read_tables(self, names: list[str], schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
+        """Read several Parquet files as one table (empty, of that schema, where there are none)."""
+        wanted = pa.schema([schema.field(c) for c in columns]) if columns else schema
+        tables = [self.read_table(name, columns).cast(wanted) for name in names]
+        return pa.concat_tables(tables) if tables else wanted.empty_table()
