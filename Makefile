@@ -1,5 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
+BENCHMARKS := $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/[a-z]*.py))
 
 .PHONY: help setup demo demo-full test check bench clean
 
@@ -9,11 +10,11 @@ help:  ## this list
 setup:  ## .venv with everything, and the small models (a second call does nothing)
 	@$(PYTHON) tools/setup.py
 
-demo: setup  ## the whole method on a generated task with three small models; report in runs/demo
+demo: setup  ## the whole method on a generated task with small models; report in runs/demo
 	@$(BIN)/symoe run task=demo pool=demo --run demo
 
-demo-full: setup  ## the same with the full test set and three seeds; report in runs/demo-full
-	@$(BIN)/symoe run task=demo pool=demo task.demo.validation=200 task.demo.test=400 'seeds=[0,1,2]' --run demo-full
+demo-full: setup  ## the same with more questions and three seeds; report in runs/demo-full
+	@$(BIN)/symoe run task=demo pool=demo task.demo.validation=96 task.demo.test=192 'seeds=[0,1,2]' --run demo-full
 
 test: setup  ## all tests; the last line is a JSON object of counts
 	@$(BIN)/python -m pytest
@@ -24,7 +25,7 @@ check: setup  ## linter, formatter, type checker
 	@$(BIN)/mypy symoe_ray actors pipelines
 
 bench: setup  ## every benchmark; each ends with one JSON line
-	@set -e; for file in benchmarks/[a-z]*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py); done
+	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
 
 clean:  ## remove .venv, caches and build results (runs/ and the models stay)
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -35,14 +35,14 @@ class SlotPlan:
 def connected(settings: Settings) -> Iterator[None]:
     """Ray for the time of a run: a cluster of its own (`cluster.address` local), or the one at the address.
 
-    Ray Data needs CPUs that no slot holds: slots take none, and a local cluster has at least `DATA_CPUS`.
+    Ray Data needs CPUs that no slot holds: slots take none, and a local cluster has at least `DATA_CPUS`. A local cluster
+    has token authentication, which `ray.init` turns on by itself where RAY_AUTH_MODE does not say otherwise.
     """
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
     address = settings.cluster.address
     common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address == "local" and "RAY_ADDRESS" not in os.environ:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
         ray.init(
             address="local", include_dashboard=settings.cluster.dashboard,
             num_cpus=settings.cluster.num_cpus or max(DATA_CPUS, os.cpu_count() or 1),

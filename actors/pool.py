@@ -103,9 +103,7 @@ class EnginePool:
     async def resolve(self, experts: list[str]) -> dict[str, str]:
         """Have the weights of these experts on every node that has a slot; problems by expert."""
         by_node = {s.info.node: s for s in self._slots.values()}
-        found: list[dict[str, str]] = await asyncio.gather(
-            *(s.actor.resolve.remote(experts) for s in by_node.values())
-        )
+        found: list[dict[str, str]] = await asyncio.gather(*(s.actor.resolve.remote(experts) for s in by_node.values()))
         return {name: problem for problems in found for name, problem in problems.items()}
 
     async def generate(self, stage: str, chunks: Sequence[Chunk]) -> StageSummary:
@@ -169,7 +167,7 @@ class EnginePool:
             options["num_gpus"] = self._config.gpus_per_slot
         else:
             options["scheduling_strategy"] = "SPREAD"
-        actor = SlotActor.options(**options).remote(config)  # type: ignore[attr-defined]
+        actor = SlotActor.options(**options).remote(config)
         try:
             info = await asyncio.wait_for(actor.start.remote(), SLOT_START_TIMEOUT_S)
         except TimeoutError:

@@ -67,7 +67,7 @@ def pool(settings: Settings, run_uri: str, epoch: int, started: float) -> Iterat
         run_uri=run_uri, epoch=epoch, started=started, experts=settings.pool.experts, engine=settings.engine,
         slots=plan.slots, gpus_per_slot=plan.gpus_per_slot,
     )  # fmt: skip
-    actor = PoolActor.options(num_cpus=0, max_concurrency=1000).remote(config)  # type: ignore[attr-defined]
+    actor = PoolActor.options(num_cpus=0, max_concurrency=1000).remote(config)
     try:
         try:
             ray.get(actor.start.remote())

@@ -25,8 +25,6 @@ from symoe_ray.settings import EngineSettings
 from symoe_ray.storage import Storage
 from symoe_ray.tables import RESPONSES, request_of, response_row, table_of
 
-LOAD_TIMEOUT_S = 1800.0
-STALL_TIMEOUT_S = 300.0
 FLUSH_S = 15.0
 
 
@@ -89,7 +87,9 @@ class Slot:
         """Have the zygote ready; where the slot is."""
         if self._host is None:
             self._host = EngineHost(
-                self._launchers(), load_timeout_s=LOAD_TIMEOUT_S, stall_timeout_s=STALL_TIMEOUT_S
+                self._launchers(),
+                load_timeout_s=self._config.engine.load_timeout_s,
+                stall_timeout_s=self._config.engine.stall_timeout_s,
             )
         return SlotInfo(
             id=self._config.id,
@@ -100,7 +100,7 @@ class Slot:
 
     async def resolve(self, experts: list[str]) -> dict[str, str]:
         """Have the weights of these experts on this node; what is wrong with those that cannot be had, by name."""
-        problems = {}
+        problems: dict[str, str] = {}
         if self._config.engine.kind == "fake":
             return problems
         for name in experts:
@@ -150,9 +150,7 @@ class Slot:
     async def fail(self, chunk: Chunk, lease: str, failure: Failure) -> Part:
         """Record every row that a chunk lacks as failed."""
         work = await asyncio.to_thread(work_of, chunk, self._storage)
-        items = [
-            _Item(row, samples, completions=_failed(row["request_id"], samples, failure)) for row, samples in work
-        ]  # type: ignore[arg-type]
+        items = [_Item(row, samples, completions=_failed(row["request_id"], samples, failure)) for row, samples in work]  # type: ignore[arg-type]
         return await self._write(chunk, lease, items, _count_rows(items), 0.0)
 
     async def progress(self) -> tuple[int, list[str]]:
@@ -185,7 +183,9 @@ class Slot:
         return self._config.engine.kind == "vllm" and visible_gpus() > 0
 
     def _launchers(self) -> list[Launcher]:
-        folder = Path(self._storage.path("logs")) if self._storage.is_local else Path(tempfile.gettempdir(), "symoe-ray")
+        folder = (
+            Path(self._storage.path("logs")) if self._storage.is_local else Path(tempfile.gettempdir(), "symoe-ray")
+        )
         folder.mkdir(parents=True, exist_ok=True)
         log = str(folder / f"{self._config.id}.log")
         if self._config.engine.kind == "fake":

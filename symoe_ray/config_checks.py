@@ -21,7 +21,7 @@ _AT_LEAST = {
     "cluster.num_cpus": 0, "cluster.object_store_bytes": 0,
     "engine.slots": 1, "engine.seed": 0, "engine.max_num_seqs": 0, "engine.kv_cache_memory_bytes": 0,
     "engine.block_size": 0, "engine.threads": 0, "engine.chunk_rows": 1, "engine.max_attempts": 1,
-    "engine.request_timeout_s": 0, "engine.fake_tokens_per_s": 0, "engine.fake_load_s": 0,
+    "engine.load_timeout_s": 1, "engine.stall_timeout_s": 1, "engine.fake_tokens_per_s": 0, "engine.fake_load_s": 0,
     "annotate.samples": 1, "annotate.min_count": 1, "annotate.max_characters": 1, "annotate.sampling_max_tokens": 1,
     "aggregate.min_experts": 1, "aggregate.max_draft_characters": 0,
 }  # fmt: skip

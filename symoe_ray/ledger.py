@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from symoe_ray.fingerprints import digest
 from symoe_ray.storage import Storage
 from symoe_ray.tables import REQUESTS, RESPONSES
 
@@ -160,7 +161,7 @@ def _chunk(
             partial += [(row, first, count) for first, count in _runs(lacking)]
     if not samples:
         return None
-    name = f"{path.rsplit('/', 1)[-1].removesuffix('.parquet')}-{start}"
+    name = f"{digest(path, size=4)}-{start}"
     return Chunk(
         id=name, stage=stage, expert=expert, path=path, start=start, stop=stop, rows=stop - start - len(done),
         tokens=tokens * samples, done=tuple(done), partial=tuple(partial),

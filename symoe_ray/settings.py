@@ -79,8 +79,9 @@ class EngineSettings:
     """How engines are run. Names that vLLM has are spelled as vLLM spells them.
 
     `kind`: vllm or fake. `slots`: engines at once on the CPU (with GPUs, `gpus` decides). `dtype` auto is the
-    checkpoint's own. `kv_cache_memory_bytes` 0 lets vLLM size it (GPU) or takes 1 GiB (CPU). `threads` 0 shares the
-    cores out over the slots. `chunk_rows` is the unit of lease, stealing and commit.
+    checkpoint's own. `kv_cache_memory_bytes` 0 lets vLLM size it (GPU) or takes 256 MiB (CPU). `enforce_eager` None is
+    false on a GPU, true on the CPU. `threads` 0 shares the cores out over the slots. `chunk_rows` is the unit of lease,
+    stealing and commit.
     """
 
     kind: str = "vllm"
@@ -91,14 +92,14 @@ class EngineSettings:
     kv_cache_memory_bytes: int = 0
     gpu_memory_utilization: float = 0.9
     block_size: int = 0
-    enforce_eager: bool = False
+    enforce_eager: bool | None = None
+    load_timeout_s: float = 1800.0
+    stall_timeout_s: float = 300.0
     threads: int = 0
     chunk_rows: int = 256
     max_attempts: int = 3
-    request_timeout_s: float = 0.0
     fake_tokens_per_s: float = 0.0
     fake_load_s: float = 0.0
-    fake_skills: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +152,6 @@ class Settings:
     max_failures: int = 0
     output_dir: str = "runs"
     limit: int = 0
-    demo_models_dir: str = ""
     data_dir: str = "data"
 
     @property

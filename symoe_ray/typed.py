@@ -26,7 +26,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "sampler": ("hash", "reference"),
     "no_skills": ("competence", "uniform"),
     "grader": ("default", "reference"),
-    "baselines": ("auto", "off"),
+    "baselines": ("auto", "all", "minimal", "off"),
 }
 
 

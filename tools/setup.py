@@ -132,6 +132,7 @@ def make_venv() -> None:
     VENV.mkdir()
     UNDER_WAY.touch()
     step(f"virtual environment with Python {platform.python_version()}", [sys.executable, "-m", "venv", str(VENV)])
+    pip("a current pip, whose resolver is faster", "--upgrade", "pip")
 
 
 def install_cpu() -> None:
@@ -168,7 +169,7 @@ def installed_vllm() -> str:
 
 def install_cuda() -> None:
     """The project with vLLM for CUDA, which brings the torch build it was made for."""
-    pip("symoe-ray with vLLM for CUDA", "-e", ".[cuda,dev]")
+    pip("symoe-ray with vLLM for CUDA", "-c", "constraints.txt", "-e", ".[cuda,dev]")
 
 
 def prepare_models() -> list[str]:

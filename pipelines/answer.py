@@ -1,0 +1,76 @@
+"""Step 5: the recruited experts answer, and with them what the baselines need, each expert loaded once for all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from pipelines.grading import graded_drafts
+from pipelines.profile import read_profiles
+from pipelines.run import Run
+from pipelines.sharding import Rows, collect, generate, rows_of_shards
+from symoe_ray.core import ExpertSpec
+from symoe_ray.fingerprints import digest
+from symoe_ray.requests import answer_request, samples_wanted
+from symoe_ray.results import best_single
+from symoe_ray.settings import Settings
+from symoe_ray.storage import Storage
+from symoe_ray.tables import DRAFTS, RECRUITS, question_of, request_row
+
+STAGE = "answer"
+SMALL_POOL = 8
+
+
+def run_stage(run: Run) -> None:
+    """Write drafts/part-*.parquet (in seed=<N> folders for several seeds): the graded answers of all experts asked."""
+    settings = run.settings
+    everyone = baseline_samples(settings, best_expert(run))
+    random_seats = baselines_of(settings) == "all"
+    inputs = digest(run.output("questions"), run.output("recruit"), everyone, random_seats)
+    if run.is_done(STAGE, inputs):
+        return
+    specs = {e.name: e for e in settings.pool.experts}
+    folders = {seed: run.seed_folder(seed) for seed in settings.all_seeds}
+    build = partial(_requests, specs, folders, everyone, random_seats, settings.max_tokens)
+    commits = generate(run, STAGE, ("test",), build, inputs)
+    for seed, folder in folders.items():
+        collect(run, folder + "drafts", ("test",), partial(graded_drafts, STAGE, specs, seed, run.verify), DRAFTS)
+    run.done(STAGE, inputs, commits)
+
+
+def baselines_of(settings: Settings) -> str:
+    """all, minimal or off: what `auto` stands for depends on what it costs, so on the size of the pool."""
+    if settings.baselines == "auto":
+        return "all" if len(settings.pool.experts) <= SMALL_POOL else "minimal"
+    return settings.baselines
+
+
+def baseline_samples(settings: Settings, best: str) -> dict[str, int]:
+    """Samples of each expert that the baselines want for every test question, beside the recruited seats."""
+    match baselines_of(settings):
+        case "all":
+            return {e.name: settings.k if e.name == best else 1 for e in settings.pool.experts}
+        case "minimal":
+            return {best: 1}
+    return {}
+
+
+def best_expert(run: Run) -> str:
+    """The expert with the highest validation accuracy."""
+    return best_single({p.expert: (p.correct, p.graded) for p in read_profiles(run.storage)})
+
+
+def _requests(
+    specs: Mapping[str, ExpertSpec], folders: Mapping[int, str], everyone: Mapping[str, int], random_seats: bool,
+    max_tokens: int, storage: Storage, rows: Rows,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    for seed, folder in folders.items():
+        recruits = {r["question_id"]: r for r in rows_of_shards(storage, folder + "recruits", RECRUITS, rows)}
+        for row in rows:
+            question = question_of(row)
+            recruit = recruits[question.id]
+            seats = [recruit["experts"], recruit["random_experts"]] if random_seats else [recruit["experts"]]
+            for expert, n in samples_wanted(seats, everyone).items():
+                request = answer_request(specs[expert], question, run_seed=seed, max_tokens=max_tokens, n=n)
+                yield request_row(request, row["shard"], seed)

@@ -1,0 +1,93 @@
+"""Step 3: which expert is the best aggregator, measured on synthetic cases with a known outcome."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from pipelines.grading import graded_drafts, is_right
+from pipelines.profile import read_profiles
+from pipelines.run import Run
+from pipelines.sharding import Rows, collect, generate, rows_of_shards
+from symoe_ray.aggregators import best_aggregator, synthetic_case
+from symoe_ray.core import ExpertSpec
+from symoe_ray.fingerprints import digest
+from symoe_ray.requests import aggregate_request
+from symoe_ray.storage import Storage
+from symoe_ray.tables import DRAFTS, question_of, request_row
+
+STAGE = "bench-aggregators"
+RESULT = "aggregators/aggregators.json"
+
+
+def run_stage(run: Run) -> None:
+    """Write aggregators/part-*.parquet (graded outcomes) and aggregators/aggregators.json (scores and the best one).
+
+    An expert that the settings name needs no measuring, and profiles of other runs bring no drafts to measure with:
+    then the named one, or the one with the highest validation accuracy, is taken.
+    """
+    settings = run.settings
+    validation = {p.expert: p.correct / p.graded if p.graded else 0.0 for p in read_profiles(run.storage)}
+    seed = settings.all_seeds[0]
+    if settings.aggregator != "auto" or settings.profiles:
+        inputs = digest(settings.aggregator, validation)
+        if not run.is_done(STAGE, inputs):
+            named = settings.aggregator
+            chosen, reason = (named, "named in the settings") if named != "auto" else best_aggregator({}, validation)
+            run.storage.write_json(RESULT, {"chosen": chosen, "reason": reason, "scores": {}})
+            run.done(STAGE, inputs, chosen)
+        return
+    inputs = digest(run.output("profile"), seed)
+    if run.is_done(STAGE, inputs):
+        return
+    specs = {e.name: e for e in settings.pool.experts}
+    build = partial(_requests, settings.pool.experts, settings.grader, settings.max_tokens, seed)
+    commits = generate(run, STAGE, ("validation",), build, inputs)
+    collect(run, "aggregators", ("validation",), partial(graded_drafts, STAGE, specs, seed, run.verify), DRAFTS)
+    scores = _scores(run)
+    chosen, reason = best_aggregator(scores, validation)
+    run.storage.write_json(
+        RESULT,
+        {
+            "chosen": chosen,
+            "reason": reason,
+            "scores": {name: {"correct": c, "graded": n} for name, (c, n) in sorted(scores.items())},
+            "cases": max((n for _, n in scores.values()), default=0),
+            "validation_questions": run.manifest["stages"]["questions"]["validation"],
+        },
+    )
+    run.say(f"bench-aggregators: {chosen} ({reason})")
+    run.done(STAGE, inputs, commits)
+
+
+def chosen_aggregator(storage: Storage) -> str:
+    """The aggregator of a run."""
+    return str(storage.read_json(RESULT)["chosen"])
+
+
+def _requests(
+    experts: Sequence[ExpertSpec], grader: str, max_tokens: int, seed: int, storage: Storage, rows: Rows
+) -> Iterator[dict[str, Any]]:
+    drafts = defaultdict(list)
+    for draft in rows_of_shards(storage, "profiles", DRAFTS, rows):
+        if draft["failure"] is None:
+            drafts[draft["question_id"]].append((draft["expert"], draft["text"], is_right(draft, grader)))
+    for row in rows:
+        question = question_of(row)
+        case = synthetic_case(question, drafts[question.id], seed=seed)
+        if case is not None:
+            for spec in experts:
+                request, _ = aggregate_request(spec, question, case.responses, run_seed=seed, max_tokens=max_tokens)
+                yield request_row(request, row["shard"], seed)
+
+
+def _scores(run: Run) -> dict[str, tuple[int, int]]:
+    scores = {e.name: (0, 0) for e in run.settings.pool.experts}
+    table = run.storage.read_tables(run.storage.names("aggregators", ".parquet"), DRAFTS)
+    for row in table.to_pylist():
+        correct, graded = scores[row["expert"]]
+        if row["failure"] is None:
+            scores[row["expert"]] = (correct + is_right(row, run.settings.grader), graded + 1)
+    return scores

@@ -1,0 +1,183 @@
+"""A run: its folder, its manifest, and what its stages need of the outside world.
+
+The manifest says what each stage was made from (`inputs`) and what came of it (`output`): a stage whose inputs have not
+changed is not run again, and one that changed makes all that follow stale.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from symoe_ray.config import load, to_yaml
+from symoe_ray.core import InputError, ResourceError
+from symoe_ray.fingerprints import digest
+from symoe_ray.grading import Verify
+from symoe_ray.ports import Embedder, Pool, Progress
+from symoe_ray.prompts import PROMPTS_VERSION
+from symoe_ray.settings import Settings
+from symoe_ray.storage import Storage
+
+MANIFEST = "manifest.json"
+
+
+class RunFailed(RuntimeError):  # noqa: N818  (what happened, as the command line says it)
+    """A run ended with an error that is nobody's input: the message says where the details are."""
+
+
+@dataclass
+class Run:
+    """One run in the hands of its driver.
+
+    `pool` and `start_ray` start what they name at their first call, so that a run with nothing to do starts nothing.
+    """
+
+    settings: Settings
+    storage: Storage
+    manifest: dict[str, Any]
+    attempt: int
+    started: float
+    start_ray: Callable[[], None]
+    pool: Callable[[], Pool]
+    embed: Embedder
+    verify: Verify | None
+    say: Callable[[str], None]
+    on_progress: Callable[[Progress], None]
+    retry_failed: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, message: str) -> None:
+        """Tell the user something that the report repeats."""
+        if message not in self.warnings:
+            self.warnings.append(message)
+            self.say(f"warning: {message}")
+
+    def seed_folder(self, seed: int) -> str:
+        """Where the derived data of a seed lie, relative to the run: "" for a run with a single one."""
+        return f"seed={seed}/" if len(self.settings.all_seeds) > 1 else ""
+
+    def output(self, stage: str) -> str:
+        """The fingerprint of what a stage has made; InputError where it has not run."""
+        done = self.manifest["stages"].get(stage)
+        if done is None:
+            raise InputError(f"stage {stage} of run {self.storage.uri} has not run yet: run `symoe {stage}` first")
+        return str(done["output"])
+
+    def is_done(self, stage: str, inputs: str) -> bool:
+        """Whether a stage has run with just these inputs."""
+        done = self.manifest["stages"].get(stage)
+        return done is not None and done["inputs"] == inputs and not self.retry_failed
+
+    def done(self, stage: str, inputs: str, *made: object, **facts: object) -> None:
+        """Record that a stage has run: `made` is what its output's fingerprint follows from beside the inputs."""
+        self.manifest["stages"][stage] = {
+            "inputs": inputs, "output": digest(inputs, *made), "attempt": self.attempt, "time": time.time(), **facts,
+        }  # fmt: skip
+        self.save()
+
+    def save(self) -> None:
+        """Write the manifest."""
+        self.storage.write_json(MANIFEST, self.manifest)
+
+    def set_status(self, state: str, **facts: object) -> None:
+        """Write status.json: running, finished, failed or interrupted."""
+        row = {"state": state, "attempt": self.attempt, "time": time.time(), "pid": os.getpid(), **facts}
+        self.storage.write_json("status.json", row)
+
+
+def failure_of(run: Run, error: Exception) -> RunFailed:
+    """One line for people; the traceback goes to a log file of the run."""
+    name = f"logs/driver-{run.attempt}.txt"
+    run.storage.write_bytes(name, "".join(traceback.format_exception(error)).encode())
+    lines = str(error).strip().splitlines() or [""]
+    return RunFailed(f"{type(error).__name__}: {lines[-1][:300]} (details: {run.storage.path(name)})")
+
+
+def run_uri(settings: Settings, name: str) -> str:
+    """Where a run lies: a name is a folder in `output_dir`, a path or address is taken as it is."""
+    return name if "/" in name or "://" in name else f"{settings.output_dir.rstrip('/')}/{name}"
+
+
+def saved_config(uri: str) -> Path | None:
+    """A local copy of the run's config.yaml, None where there is no such run."""
+    storage = Storage(uri)
+    return Path(storage.path("config.yaml")) if storage.is_local and storage.exists("config.yaml") else None
+
+
+def settings_of(overrides: list[str], uri: str | None) -> Settings:
+    """The settings of a stage command: the run's own, where there is one, with the overrides on top."""
+    return load(overrides, base=saved_config(uri) if uri else None)
+
+
+def generation_facts(settings: Settings) -> dict[str, object]:
+    """All settings that decide what is generated, flat: key -> value. The seed is not among them: it adds rows."""
+    facts: dict[str, object] = {"prompts": PROMPTS_VERSION, "task.name": settings.task.name}
+    for key in ("validation", "test", "kind", "demo"):
+        value = getattr(settings.task, key)
+        facts[f"task.{key}"] = asdict(value) if key == "demo" and value else value
+    for expert in settings.pool.experts:
+        for key, value in asdict(expert).items():
+            facts[f"pool.{expert.name}.{key}"] = dict(value) if isinstance(value, dict) else value
+    facts |= {f"annotate.{key}": value for key, value in asdict(settings.annotate).items()}
+    facts["annotator"] = settings.annotator_name
+    facts["max_tokens"] = settings.max_tokens
+    facts["engine.kind"], facts["engine.dtype"] = settings.engine.kind, settings.engine.dtype
+    return facts
+
+
+def open_manifest(storage: Storage, settings: Settings, *, restart: bool) -> dict[str, Any]:
+    """The run's manifest, new or continued; InputError with the differences where other settings generated its rows."""
+    if restart:
+        for name in storage.names():
+            if not name.endswith(".lock"):
+                storage.delete(name)
+    manifest: dict[str, Any] = storage.read_json(MANIFEST, {})
+    facts = generation_facts(settings)
+    if not manifest:
+        return {"format": 1, "created": time.time(), "attempts": 0, "generation": facts, "stages": {}, "requests": {}}
+    old = manifest["generation"]
+    plain = storage_view(facts)
+    changed = sorted(k for k in old.keys() | plain.keys() if old.get(k) != plain.get(k))
+    if changed:
+        lines = [f"  {key}: {old.get(key, 'absent')!r} -> {plain.get(key, 'absent')!r}"[:200] for key in changed]
+        raise InputError(
+            f"run {storage.uri} was generated with other settings; use another --run, or --restart to delete it and "
+            "start over:\n" + "\n".join(lines[:20])
+        )
+    return manifest
+
+
+def storage_view(value: Any) -> Any:
+    """A value as it comes back from JSON."""
+    if isinstance(value, dict):
+        return {str(k): storage_view(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [storage_view(v) for v in value]
+    return value
+
+
+def save_config(storage: Storage, settings: Settings) -> None:
+    """Write the run's config.yaml."""
+    storage.write_bytes("config.yaml", to_yaml(settings).encode())
+
+
+@contextmanager
+def locked(storage: Storage) -> Iterator[None]:
+    """One driver per run folder: the kernel releases a dead one's lock. Object stores have no such lock."""
+    if not storage.is_local:
+        yield
+        return
+    Path(storage.root).mkdir(parents=True, exist_ok=True)
+    try:
+        with Path(storage.path(".lock")).open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+    except BlockingIOError:
+        raise ResourceError(f"run {storage.uri} is being worked on by another process") from None

@@ -1,0 +1,111 @@
+"""Ray Data for what it is good at: reading questions in shards, building requests and sharding them by expert into Parquet,
+and joining, parsing and grading what was generated. One execution per call; engines are not its business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.run import Run
+from symoe_ray.ledger import missing_chunks
+from symoe_ray.storage import Storage
+from symoe_ray.tables import REQUESTS, table_of
+
+SHARD_ROWS = 512
+SHARED_CHUNK_ROWS = 32
+
+Rows = list[dict[str, Any]]
+BuildRequests = Callable[[Storage, Rows], Iterable[dict[str, Any]]]
+Collect = Callable[[Storage, Rows], Iterable[dict[str, Any]]]
+
+
+def generate(run: Run, stage: str, splits: tuple[str, ...], build: BuildRequests, inputs: str) -> list[str]:
+    """Have all of a stage's rows generated; returns the names of its commits.
+
+    `build` makes the `REQUESTS` rows (with `expert`) of some questions. Requests are built again when `inputs` changed;
+    rows that are committed already are not generated again, whichever inputs they were first made for.
+    """
+    if run.manifest["requests"].get(stage, {}).get("inputs") != inputs:
+        run.start_ray()
+        run.storage.delete(f"requests/{stage}")
+        schema = REQUESTS.append(pa.field("expert", pa.string()))
+        _execute(run, splits, build, schema, f"requests/{stage}", partition_by="expert")
+        run.manifest["requests"][stage] = {
+            "inputs": inputs,
+            "files": run.storage.names(f"requests/{stage}", ".parquet"),
+        }
+        run.save()
+    files: dict[str, list[str]] = {}
+    for name in run.manifest["requests"][stage]["files"]:
+        files.setdefault(name.split("expert=")[1].split("/")[0], []).append(name)
+    chunks = list(
+        missing_chunks(
+            run.storage,
+            stage,
+            files,
+            chunk_rows=_chunk_rows(run),
+            estimate=_estimates(run),
+            retry_failed=run.retry_failed,
+        )
+    )
+    if chunks:
+        rows = sum(c.rows for c in chunks)
+        run.say(f"{stage}: {rows} requests to {len({c.expert for c in chunks})} expert(s)")
+        summary = run.pool().generate(stage, chunks, run.on_progress)
+        run.say(
+            f"{stage}: {summary.rows} requests in {summary.seconds:.1f} s, {summary.completion_tokens} tokens"
+            + (f", {summary.failed} failed" if summary.failed else "")
+        )
+    return run.storage.names(f"commits/{stage}")
+
+
+def collect(run: Run, folder: str, splits: tuple[str, ...], function: Collect, schema: pa.Schema) -> list[str]:
+    """Write the table that `function` makes of each shard of questions; returns its files."""
+    run.start_ray()
+    run.storage.delete(folder)
+    _execute(run, splits, function, schema, folder)
+    return run.storage.names(folder, ".parquet")
+
+
+def question_files(storage: Storage, splits: Iterable[str]) -> list[str]:
+    """The question files of these splits."""
+    return [name for split in splits for name in storage.names(f"questions/{split}", ".parquet")]
+
+
+def rows_of_shards(storage: Storage, folder: str, schema: pa.Schema, questions: Rows) -> Rows:
+    """The rows of a stage's table that belong to the same shards as some questions."""
+    shards = pa.array(sorted({row["shard"] for row in questions}), pa.int32())
+    table = storage.read_tables(storage.names(folder, ".parquet"), schema)
+    rows: Rows = table.filter(pc.is_in(table["shard"], value_set=shards)).to_pylist()
+    return rows
+
+
+def _execute(
+    run: Run, splits: tuple[str, ...], function: Collect, schema: pa.Schema, folder: str, partition_by: str = ""
+) -> None:
+    storage = run.storage
+    files = question_files(storage, splits)
+    if not files:
+        return
+    from pipelines.ray_data import map_parquet
+
+    map_parquet(storage, files, partial(_on_batch, storage.uri, function, schema), folder, partition_by)
+
+
+def _on_batch(uri: str, function: Collect, schema: pa.Schema, batch: pa.Table) -> pa.Table:
+    return table_of(function(Storage(uri), batch.to_pylist()), schema)
+
+
+def _chunk_rows(run: Run) -> int:
+    """Chunks small enough that every slot gets several, so that a hot expert can be shared and nobody waits long."""
+    slots = run.settings.gpus or run.settings.engine.slots
+    return run.settings.engine.chunk_rows if slots == 1 else min(run.settings.engine.chunk_rows, SHARED_CHUNK_ROWS)
+
+
+def _estimates(run: Run) -> dict[str, int]:
+    return {e.name: max(1, e.sampling.max_tokens // 2) for e in run.settings.pool.experts}
