@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
@@ -11,8 +10,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from actors.models import PACKAGE, local_path, prepared_folder, weight_bytes
-from actors.platform import CPU_KV_BYTES
+from actors.models import PACKAGE, kv_bytes_per_token, local_path, prepared_folder, weight_bytes
+from actors.platform import cpu_kv_bytes
 from symoe_ray.core import ExpertSpec, ResourceError
 from symoe_ray.findings import Finding
 from symoe_ray.settings import Settings
@@ -92,9 +91,8 @@ def _expert(spec: ExpertSpec, room: int, on_gpu: bool, settings: Settings) -> Fi
     if folder is None:
         return Finding(what=what, value=f"{spec.model}: will be prepared at its first use")
     weights = weight_bytes(folder)
-    cache = settings.engine.kv_cache_memory_bytes or (
-        spec.max_model_len * _kv_bytes(folder) if on_gpu else CPU_KV_BYTES
-    )
+    per_token = kv_bytes_per_token(folder)
+    cache = spec.max_model_len * per_token if on_gpu else cpu_kv_bytes(spec, settings.engine, per_token)
     need = weights // spec.tensor_parallel_size + cache + ENGINE_OVERHEAD_BYTES
     value = f"{spec.model}: {weights / GIB:.2f} GiB of weights, about {need / GIB:.1f} GiB with one full context"
     if need <= room:
@@ -117,11 +115,3 @@ def _present(spec: ExpertSpec) -> Path | None:
     except (OSError, ValueError) as error:
         at = f" --revision {spec.revision}" if spec.revision else ""
         raise ResourceError(f"download it first: hf download {spec.model}{at}") from error
-
-
-def _kv_bytes(folder: Path) -> int:
-    """Bytes of KV cache for one token: 2 x layers x KV heads x head size x 2 bytes, for full attention in 16 bits."""
-    config = json.loads((folder / "config.json").read_text())
-    heads = config.get("num_attention_heads", 1)
-    size = config.get("head_dim") or config.get("hidden_size", 0) // heads
-    return int(2 * config.get("num_hidden_layers", 0) * config.get("num_key_value_heads", heads) * size * 2)

@@ -83,6 +83,17 @@ def weight_bytes(folder: Path) -> int:
     return total
 
 
+def kv_bytes_per_token(folder: Path) -> int:
+    """Bytes of KV cache for one token, from a model's config.json: 2 x layers x KV heads x head size x 2 bytes.
+
+    For full attention in 16 bits; layers with a sliding window need less.
+    """
+    config = json.loads((folder / "config.json").read_text())
+    heads = config.get("num_attention_heads", 1)
+    size = config.get("head_dim") or config.get("hidden_size", 0) // heads
+    return int(2 * config.get("num_hidden_layers", 0) * config.get("num_key_value_heads", heads) * size * 2)
+
+
 def _cache() -> Path:
     return Path(os.environ.get("SYMOE_CACHE") or Path.home() / ".cache" / "symoe-ray")
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from symoe_ray.core import ExpertSpec
 from symoe_ray.settings import EngineSettings
 
-CPU_KV_BYTES = 256 << 20
+CPU_KV_BYTES = (64 << 20, 1 << 30)
+CPU_KV_TOKENS_PER_SEQ = 1024
 CPU_MAX_NUM_SEQS = 32
 CPU_BLOCK_SIZE = 32
+CPU_BATCHED_TOKENS = 2048
 
 
 def visible_gpus() -> int:
@@ -35,11 +37,16 @@ def engine_environment(offline: bool) -> dict[str, str]:
     return environment | ({"HF_HUB_OFFLINE": "1"} if offline else {})
 
 
-def engine_args(spec: ExpertSpec, path: str, settings: EngineSettings, *, cuda: bool) -> dict[str, object]:
+def engine_args(
+    spec: ExpertSpec, path: str, settings: EngineSettings, *, cuda: bool, kv_bytes_per_token: int
+) -> dict[str, object]:
     """vLLM's engine arguments for an expert whose weights lie at `path`.
 
-    The expert's own `engine_args` win. On the CPU the defaults are small: eager (no compilation), 256 MiB of KV cache,
-    32 sequences, blocks of 32 tokens (vLLM's 128 leaves short prompts without prefix sharing between samples).
+    The expert's own `engine_args` win. On the CPU the defaults are small: eager (no compilation), 32 sequences and the KV
+    cache for 1,024 tokens of each (`kv_bytes_per_token` times that, 64 MiB to 1 GiB), blocks of 32 tokens (vLLM's 128 leave
+    short prompts without prefix sharing between samples). Prompts are prefilled in one piece there: where vLLM 0.32 splits
+    one with a seed of its own, it rewinds the request's generator, and a CPU generator cannot be ("CPU Generator does not
+    use offset", https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/worker/gpu_model_runner.py).
     """
     args: dict[str, object] = {
         "model": path,
@@ -52,7 +59,7 @@ def engine_args(spec: ExpertSpec, path: str, settings: EngineSettings, *, cuda: 
         "enforce_eager": (not cuda) if settings.enforce_eager is None else settings.enforce_eager,
         "distributed_executor_backend": "mp" if spec.tensor_parallel_size > 1 else "uni",
     }
-    args |= _cuda_args(settings) if cuda else _cpu_args(settings)
+    args |= _cuda_args(settings) if cuda else _cpu_args(spec, settings, kv_bytes_per_token)
     return args | dict(spec.engine_args)
 
 
@@ -66,12 +73,23 @@ def _cuda_args(settings: EngineSettings) -> dict[str, object]:
     return {key: value for key, value in chosen.items() if value is not None}
 
 
-def _cpu_args(settings: EngineSettings) -> dict[str, object]:
+def _cpu_args(spec: ExpertSpec, settings: EngineSettings, kv_bytes_per_token: int) -> dict[str, object]:
     return {
-        "kv_cache_memory_bytes": settings.kv_cache_memory_bytes or CPU_KV_BYTES,
+        "kv_cache_memory_bytes": cpu_kv_bytes(spec, settings, kv_bytes_per_token),
         "max_num_seqs": settings.max_num_seqs or CPU_MAX_NUM_SEQS,
         "block_size": settings.block_size or CPU_BLOCK_SIZE,
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(spec.max_model_len, CPU_BATCHED_TOKENS),
     }
+
+
+def cpu_kv_bytes(spec: ExpertSpec, settings: EngineSettings, kv_bytes_per_token: int) -> int:
+    """Bytes of KV cache of an engine on the CPU; at least one full context."""
+    sequences = settings.max_num_seqs or CPU_MAX_NUM_SEQS
+    wanted = sequences * min(spec.max_model_len, CPU_KV_TOKENS_PER_SEQ) * kv_bytes_per_token
+    low, high = CPU_KV_BYTES
+    one_context = (spec.max_model_len + CPU_BLOCK_SIZE) * kv_bytes_per_token
+    return settings.kv_cache_memory_bytes or max(one_context, min(max(wanted, low), high))
 
 
 def cores_of(slot: int, slots: int) -> tuple[int, ...]:

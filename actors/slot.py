@@ -16,7 +16,7 @@ import ray
 
 from actors.engine_host import EngineDiedError, EngineHost, LoadError, LoadReport
 from actors.launcher import ForkLauncher, Launcher, SpawnLauncher
-from actors.models import local_path, weight_bytes
+from actors.models import kv_bytes_per_token, local_path, weight_bytes
 from actors.platform import cores_of, engine_args, engine_environment, visible_gpus
 from actors.protocol import LoadEngine
 from symoe_ray.core import Completion, ExpertSpec, Failure, ResourceError
@@ -220,7 +220,9 @@ class Slot:
         path = await self._path(spec)
         cores = () if self._cuda else cores_of(self._config.index, self._config.slots)
         return LoadEngine(
-            args=engine_args(spec, str(path), engine, cuda=self._cuda),
+            args=engine_args(
+                spec, str(path), engine, cuda=self._cuda, kv_bytes_per_token=kv_bytes_per_token(path)
+            ),
             chat_template=spec.chat_template,
             add_bos=spec.add_bos,
             threads=engine.threads or len(cores),
