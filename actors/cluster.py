@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ def connected(settings: Settings) -> Iterator[None]:
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
     address = settings.cluster.address
+    on_sigterm = signal.getsignal(signal.SIGTERM)  # ray.init puts its own handler there, which prints a stack trace
     common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address == "local" and "RAY_ADDRESS" not in os.environ:
         ray.init(
@@ -54,6 +56,7 @@ def connected(settings: Settings) -> Iterator[None]:
             ray.init(address=where, **common)
         except ConnectionError as error:
             raise ResourceError(f"no Ray cluster answers at {where!r} (cluster.address): {error}") from error
+    signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
     finally:

@@ -50,7 +50,9 @@ class MiniLM:
     def _load(self) -> tuple[Any, Any]:
         import torch
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging as transformers_logging
 
+        transformers_logging.disable_progress_bar()
         tokenizer = AutoTokenizer.from_pretrained(self._folder)
         return tokenizer, AutoModel.from_pretrained(self._folder, dtype=torch.float32).eval()
 

@@ -90,7 +90,6 @@ class ExpertSpec:
     `model` is a Hugging Face id, a local folder, or `package:NAME` for a model that `symoe` prepares itself.
     `think_end_token` ends a reasoning block that must be cut before an answer is read. `chat_template` is Jinja text for
     a base model whose tokenizer has none. `add_bos` prepends BOS where a converted tokenizer forgets it.
-    `lora` names an adapter over `model`.
     """
 
     name: str
@@ -100,7 +99,6 @@ class ExpertSpec:
     sampling: Sampling = field(default_factory=Sampling)
     tensor_parallel_size: int = 1
     engine_args: Mapping[str, object] = field(default_factory=dict)
-    lora: str = ""
     think_end_token: str = ""
     chat_template: str = ""
     add_bos: bool = False
@@ -108,11 +106,11 @@ class ExpertSpec:
 
     @property
     def engine_key(self) -> str:
-        """What must be equal for two experts to share one engine: base model, revision and engine arguments."""
+        """What must be equal for two experts to share one engine: model, revision, template and engine arguments."""
         base = self.model.rstrip("/").rsplit("/", 1)[-1].removeprefix("package:")
         return base + "-" + digest(
             self.model, self.revision, self.max_model_len, self.tensor_parallel_size,
-            dict(self.engine_args), self.trust_remote_code, size=4,
+            dict(self.engine_args), self.trust_remote_code, self.chat_template, self.add_bos, size=4,
         )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ def make_request(
     """
     identity = digest(
         question_id, spec.name, [asdict(m) for m in messages], asdict(sampling),
-        spec.model, spec.revision, spec.lora, spec.chat_template, spec.add_bos, spec.max_model_len, run_seed,
+        spec.model, spec.revision, spec.chat_template, spec.add_bos, spec.max_model_len, run_seed,
     )  # fmt: skip
     return Request(
         id=identity, question_id=question_id, expert=spec.name, messages=tuple(messages), sampling=sampling,

@@ -27,8 +27,8 @@ class DemoTask:
     """The task that the project makes itself: questions per split, and the seed of both."""
 
     seed: int = 0
-    validation: int = 48
-    test: int = 96
+    validation: int = 40
+    test: int = 64
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ def test_a_larger_test_set_continues_a_smaller_one() -> None:
 
 def test_sizes_and_default() -> None:
     data = load_task(TaskSettings(name="demo", demo=DemoTask()))
-    assert (len(data.validation), len(data.test), data.warnings) == (48, 96, ())
+    assert (len(data.validation), len(data.test), data.warnings) == (40, 64, ())
 
 
 def test_no_question_stands_twice_in_or_between_the_splits() -> None:
