@@ -19,7 +19,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from actors.engine_host import LoadError
 from actors.slot import Slot, SlotActor, SlotConfig, SlotInfo
 from symoe_ray.core import ExpertSpec, Failure, ResourceError
-from symoe_ray.ledger import Chunk, Commits, Part
+from symoe_ray.ledger import Chunk, Commits, FencedError, Part
 from symoe_ray.ports import Progress, SlotStatus, StageSummary
 from symoe_ray.scheduling import Costs, GroupView, Lease, SlotView, next_lease
 from symoe_ray.settings import EngineSettings
@@ -219,7 +219,7 @@ class EnginePool:
         except RayActorError as error:
             self._emit("crash", slot, expert=chunk.expert, message=f"slot actor: {error}".splitlines()[0])
             self._lose(slot)
-        except RayTaskError as error:
+        except (RayTaskError, FencedError, OSError) as error:
             self._abandon(stage, RuntimeError(f"{slot.info.id}, {chunk.expert}: {error}"))
         finally:
             self._settle(stage, slot, chunk, left)

@@ -220,9 +220,7 @@ class Slot:
         path = await self._path(spec)
         cores = () if self._cuda else cores_of(self._config.index, self._config.slots)
         return LoadEngine(
-            args=engine_args(
-                spec, str(path), engine, cuda=self._cuda, kv_bytes_per_token=kv_bytes_per_token(path)
-            ),
+            args=engine_args(spec, str(path), engine, cuda=self._cuda, kv_bytes_per_token=kv_bytes_per_token(path)),
             chat_template=spec.chat_template,
             add_bos=spec.add_bos,
             threads=engine.threads or len(cores),

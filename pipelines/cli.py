@@ -31,6 +31,7 @@ from pipelines.progress import Display
 from pipelines.report import write_report
 from symoe_ray.config import load, to_yaml
 from symoe_ray.core import InputError, ResourceError
+from symoe_ray.ledger import Commits
 from symoe_ray.ports import Pool
 from symoe_ray.results import accuracy_table
 from symoe_ray.settings import Settings
@@ -57,8 +58,9 @@ class Terminated(BaseException):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code (see `symoe --help`)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    overrides = [a for a in given if "=" in a and not a.startswith("--")]
-    options = _parser().parse_args([a for a in given if a not in overrides])
+    places = [i for i, a in enumerate(given) if "=" in a and not a.startswith("--") and given[i - 1 : i] != ["--run"]]
+    overrides = [given[i] for i in places]
+    options = _parser().parse_args([a for i, a in enumerate(given) if i not in places])
     signal.signal(signal.SIGTERM, _terminate)
     try:
         return int(options.function(options, overrides))
@@ -74,7 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("symoe: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return INTERRUPTED
-    except Terminated:
+    except (Terminated, SystemExit) as error:
+        if isinstance(error, SystemExit) and error.code != signal.SIGTERM:  # which is how ray.init answers the signal
+            raise
         print("symoe: terminated; the same command goes on where it stopped", file=sys.stderr)
         return TERMINATED
 
@@ -167,9 +171,7 @@ def _finish(run: runs.Run, results: dict[str, Any], as_json: bool, display: Disp
 
 
 def _dry_run(settings: Settings, uri: str, wanted: list[str], display: Display) -> int:
-    from symoe_ray.tasks import load_task
-
-    data = load_task(settings.task, limit=settings.limit)
+    data = questions.load_questions(settings)
     for warning in data.warnings:
         display.say(f"warning: {warning}")
     display.say(f"run {uri}: {len(data.validation)} validation and {len(data.test)} test questions")
@@ -185,6 +187,7 @@ def _opened(settings: Settings, uri: str, options: argparse.Namespace, display: 
     with runs.locked(storage), ExitStack() as stack:
         manifest = runs.open_manifest(storage, settings, restart=options.restart)
         manifest["attempts"] += 1
+        Commits(storage, manifest["attempts"]).fence()
         runs.save_config(storage, settings)
 
         @cache
@@ -212,7 +215,7 @@ def _opened(settings: Settings, uri: str, options: argparse.Namespace, display: 
         try:
             yield run
         except BaseException as error:
-            state = "interrupted" if isinstance(error, KeyboardInterrupt | Terminated) else "failed"
+            state = "interrupted" if isinstance(error, KeyboardInterrupt | Terminated | SystemExit) else "failed"
             with suppress(OSError):
                 run.set_status(state, error=f"{type(error).__name__}: {error}"[:2000])
             if isinstance(error, Exception) and not isinstance(error, InputError | ResourceError):

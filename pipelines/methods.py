@@ -120,7 +120,9 @@ class _Maker:
         unparsed: bool | None = None,
     ) -> MethodRow:  # fmt: skip
         """`row` is graded, `seats` are what it cost, with the annotation (`annotated`) and the aggregator (`extra`)."""
-        once = {d["expert"]: d["prompt_tokens"] for d in seats}
+        once: dict[str, int] = {}  # samples of one request share its prompt; a failed one counts none
+        for draft in seats:
+            once[draft["expert"]] = max(once.get(draft["expert"], 0), draft["prompt_tokens"])
         prompts, written = sum(once.values()), sum(d["completion_tokens"] for d in seats)
         calls = len(seats)
         if annotated:

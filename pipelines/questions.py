@@ -6,29 +6,33 @@ from pipelines.run import Run
 from pipelines.sharding import SHARD_ROWS
 from symoe_ray.core import InputError, Question
 from symoe_ray.fingerprints import digest
+from symoe_ray.settings import Settings
 from symoe_ray.storage import Storage
 from symoe_ray.tables import QUESTIONS, question_of, question_row, table_of
-from symoe_ray.tasks import load_task
+from symoe_ray.tasks import TaskData, load_task
 
 SPLITS = ("validation", "test")
 STAGE = "questions"
 
 
-def run_stage(run: Run) -> None:
-    """Read the task's files and write questions/<split>/part-*.parquet.
-
-    InputError where a file is wrong, and where questions have changed under a run that has generated rows for them.
-    """
-    data = load_task(run.settings.task, limit=run.settings.limit)
-    for warning in data.warnings:
-        run.warn(warning)
+def load_questions(settings: Settings) -> TaskData:
+    """The questions that a run with these settings is about; InputError where a file is wrong or a split is missing."""
+    data = load_task(settings.task, limit=settings.limit)
     if not data.test:
-        raise InputError(f"task {run.settings.task.name!r} has no test questions")
-    if not data.validation and not run.settings.profiles:
+        raise InputError(f"task {settings.task.name!r} has no test questions: set task.test")
+    if not data.validation and not settings.profiles:
         raise InputError(
-            f"task {run.settings.task.name!r} has no validation questions to profile the experts with: "
+            f"task {settings.task.name!r} has no validation questions to profile the experts with: "
             "set task.validation, or profiles=RUN to use those of another run"
         )
+    return data
+
+
+def run_stage(run: Run) -> None:
+    """Read the task's files and write questions/<split>/part-*.parquet; InputError as of `load_questions`."""
+    data = load_questions(run.settings)
+    for warning in data.warnings:
+        run.warn(warning)
     inputs = digest([[_content(q) for q in split] for split in (data.validation, data.test)])
     if run.is_done(STAGE, inputs):
         return

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 from pipelines.profile import read_profiles
 from pipelines.questions import read_questions
 from pipelines.run import Run
 from symoe_ray.core import Recruitment
 from symoe_ray.fingerprints import digest
-from symoe_ray.routing import Recruits, RoutingRules, random_experts, recruit
+from symoe_ray.routing import COUNTED, Recruits, RoutingRules, random_experts, recruit
 from symoe_ray.skills import map_skills
 from symoe_ray.tables import RECRUITS, SKILLS, recruitment_row, table_of
 
@@ -24,8 +25,13 @@ def run_stage(run: Run) -> None:
         run.output("annotate"), run.output("profile"), settings.embedding_model,
         {str(seed): [getattr(r, name) for name in r.__slots__] for seed, r in rules.items()},
     )  # fmt: skip
-    if run.is_done(STAGE, inputs):
-        return
+    if not run.is_done(STAGE, inputs):
+        _recruit(run, rules, inputs)
+    for name, facts in run.manifest["stages"][STAGE]["seeds"].items():
+        _warn(run, name, facts["counts"])
+
+
+def _recruit(run: Run, rules: Mapping[int, RoutingRules], inputs: str) -> None:
     profiles = read_profiles(run.storage)
     known = sorted({skill for profile in profiles for skill in profile.scores})
     skills = _test_skills(run)
@@ -72,6 +78,10 @@ def _tell(run: Run, seed: int, made: Recruits) -> None:
     run.say(f"recruit (seed {seed}): seats {told}")
     if made.trimmed:
         run.say(f"recruit (seed {seed}): trimmed {', '.join(made.trimmed)}")
+
+
+def _warn(run: Run, seed: str, counts: Mapping[str, int]) -> None:
+    """Also of a stage that ran in an earlier attempt: results.json and the report repeat the warnings."""
     for name in ("no_skills", "all_zero", "trimming_off", "negative_competence_and_suitability"):
-        if made.counts.get(name):
-            run.warn(f"recruit (seed {seed}): {name.replace('_', ' ')}: {made.counts[name]}")
+        if counts.get(name):
+            run.warn(f"recruit (seed {seed}): {COUNTED[name]}: {counts[name]}")

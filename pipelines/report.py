@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 from pipelines.bench_aggregators import RESULT
@@ -13,6 +14,7 @@ from pipelines.questions import read_questions
 from symoe_ray.core import InputError, Question
 from symoe_ray.report import AggregatorRow, QuestionRow, ReportData, render
 from symoe_ray.requests import seat_samples
+from symoe_ray.routing import COUNTED
 from symoe_ray.settings import Settings
 from symoe_ray.storage import Storage
 
@@ -29,7 +31,7 @@ def write_report(storage: Storage, settings: Settings) -> str:
     tables = read_seed(storage, f"seed={seed}/" if len(settings.all_seeds) > 1 else "")
     questions = [q for q, _ in read_questions(storage, "test")]
     seats, by_skill = _seats(tables)
-    stages = manifest["stages"]
+    stages, benchmark = manifest["stages"], storage.read_json(RESULT)
     data = ReportData(
         run=storage.uri.rsplit("/", 1)[-1],
         date=results["date"],
@@ -38,10 +40,11 @@ def write_report(storage: Storage, settings: Settings) -> str:
         seats=seats,
         seats_by_skill=by_skill,
         profiles={p.expert: p.scores for p in read_profiles(storage)},
-        aggregators=_aggregators(storage),
+        aggregators=_aggregators(benchmark),
+        aggregator_reason=f"{benchmark['chosen']}: {benchmark['reason']}",
         annotation={
-            "questions": stages["annotate"]["questions"],
-            "without skills": stages["annotate"]["without_skills"],
+            "questions annotated": stages["annotate"]["questions"],
+            "of these without a skill": stages["annotate"]["without_skills"],
         },
         events=read_events(storage),
         questions=[_question(q, tables, settings) for q in questions[:QUESTIONS_SHOWN] if q.id in tables.recruits],
@@ -80,8 +83,7 @@ def _seats(tables: SeedTables) -> tuple[dict[str, int], dict[str, dict[str, int]
     return dict(seats), {skill: dict(counts) for skill, counts in by_skill.items()}
 
 
-def _aggregators(storage: Storage) -> list[AggregatorRow]:
-    benchmark = storage.read_json(RESULT)
+def _aggregators(benchmark: Mapping[str, Any]) -> list[AggregatorRow]:
     return [
         AggregatorRow(expert=name, correct=s["correct"], graded=s["graded"], chosen=name == benchmark["chosen"])
         for name, s in benchmark["scores"].items()
@@ -93,7 +95,8 @@ def _notes(stages: dict[str, Any], settings: Settings) -> list[str]:
     for seed, facts in stages["recruit"]["seeds"].items():
         if facts["trimmed"]:
             notes.append(f"seed {seed}: trimmed from the pool for too few seats: {', '.join(facts['trimmed'])}")
-        notes += [f"seed {seed}: {name.replace('_', ' ')}: {count}" for name, count in sorted(facts["counts"].items())]
+        counts = facts["counts"]
+        notes += [f"seed {seed}: {words}: {counts[name]}" for name, words in COUNTED.items() if name in counts]
     if len(settings.all_seeds) > 1:
         notes.append(f"recruits and questions are those of seed {settings.all_seeds[0]}; accuracies pool all seeds")
     return notes

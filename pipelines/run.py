@@ -133,7 +133,10 @@ def generation_facts(settings: Settings) -> dict[str, object]:
 
 
 def open_manifest(storage: Storage, settings: Settings, *, restart: bool) -> dict[str, Any]:
-    """The run's manifest, new or continued; InputError with the differences where other settings generated its rows."""
+    """The run's manifest, new or continued; InputError with the differences where other settings generated its rows.
+
+    A run that has not got as far as its first requests takes any settings.
+    """
     if restart:
         for name in storage.names():
             if not name.endswith(".lock"):
@@ -142,6 +145,8 @@ def open_manifest(storage: Storage, settings: Settings, *, restart: bool) -> dic
     facts = generation_facts(settings)
     if not manifest:
         return {"format": 1, "created": time.time(), "attempts": 0, "generation": facts, "stages": {}, "requests": {}}
+    if not manifest["requests"]:
+        return manifest | {"generation": facts}
     old = manifest["generation"]
     plain = storage_view(facts)
     changed = sorted(k for k in old.keys() | plain.keys() if old.get(k) != plain.get(k))
@@ -174,7 +179,10 @@ def locked(storage: Storage) -> Iterator[None]:
     if not storage.is_local:
         yield
         return
-    Path(storage.root).mkdir(parents=True, exist_ok=True)
+    try:
+        Path(storage.root).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"run {storage.uri}: the folder cannot be made: {error.strerror or error}") from None
     try:
         with Path(storage.path(".lock")).open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.run import Run
-from symoe_ray.ledger import missing_chunks
+from symoe_ray.ledger import Commits, missing_chunks
 from symoe_ray.storage import Storage
 from symoe_ray.tables import REQUESTS, table_of
 
@@ -61,7 +61,7 @@ def generate(run: Run, stage: str, splits: tuple[str, ...], build: BuildRequests
             f"{stage}: {summary.rows} requests in {summary.seconds:.1f} s, {summary.completion_tokens} tokens"
             + (f", {summary.failed} failed" if summary.failed else "")
         )
-    return run.storage.names(f"commits/{stage}")
+    return Commits(run.storage).names(stage)
 
 
 def collect(run: Run, folder: str, splits: tuple[str, ...], function: Collect, schema: pa.Schema) -> list[str]:

@@ -17,6 +17,10 @@ from symoe_ray.fingerprints import digest
 from symoe_ray.storage import Storage
 from symoe_ray.tables import REQUESTS, RESPONSES
 
+FENCES = "commits/fences"
+
+_Id = tuple[str, int]  # a request's id and its shard
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
@@ -56,33 +60,73 @@ class Part:
     done: tuple[int, ...] = field(default=())
 
 
+class FencedError(RuntimeError):
+    """A later attempt at the run has begun: what this pool still writes does not count."""
+
+
 class Commits:
-    """The commit log of a run: one small file per commit, written by the pool alone."""
+    """The commit log of a run: one small file per commit, written by the pool alone.
+
+    A pool writes under its attempt's number (`epoch`) and counts its commits. The driver of an attempt first puts up a
+    fence, which says how far each earlier attempt had come: a commit that an old pool still writes after that is ignored.
+    """
 
     def __init__(self, storage: Storage, epoch: int = 0) -> None:
         self._storage, self._epoch, self._count = storage, epoch, 0
 
+    def fence(self) -> None:
+        """Begin this attempt: nothing that earlier attempts commit from now on counts."""
+        reached: dict[int, int] = {}
+        for name in self._accepted(""):
+            epoch, count = _numbers(name)
+            reached[epoch] = max(count, reached.get(epoch, -1))
+        self._storage.write_json(f"{FENCES}/{self._epoch:06d}.json", {str(k): v for k, v in reached.items()})
+
     def append(self, parts: Iterable[Part]) -> None:
-        """Make parts of one stage count, all of them at once."""
+        """Make parts of one stage count, all of them at once; FencedError where a later attempt has begun."""
+        if any(int(name.rsplit("/", 1)[1].split(".")[0]) > self._epoch for name in self._storage.names(FENCES)):
+            raise FencedError(f"attempt {self._epoch} at run {self._storage.uri} has been taken over by a later one")
         rows = [asdict(p) for p in parts]
         name = f"commits/{rows[0]['stage']}/{self._epoch:06d}-{self._count:06d}.json"
         self._storage.write_json(name, {"parts": rows})
         self._count += 1
 
+    def names(self, stage: str) -> list[str]:
+        """The files of all commits of a stage that count, in their order."""
+        return self._accepted(stage)
+
     def parts(self, stage: str) -> list[Part]:
         """All committed parts of a stage, in the order of their commits."""
         found = []
-        for name in self._storage.names(f"commits/{stage}", ".json"):
+        for name in self._accepted(stage):
             for row in self._storage.read_json(name)["parts"]:
                 row["shards"], row["done"] = tuple(row["shards"]), tuple(row["done"])
                 found.append(Part(**row))
         return found
 
+    def _accepted(self, stage: str) -> list[str]:
+        fences = {}
+        for name in self._storage.names(FENCES, ".json"):
+            fences[int(name.rsplit("/", 1)[1].split(".")[0])] = self._storage.read_json(name)
+        names = self._storage.names(f"commits/{stage}" if stage else "commits", ".json")
+        return [n for n in names if not n.startswith(FENCES) and _counts(n, fences)]
+
+
+def _numbers(name: str) -> tuple[int, int]:
+    epoch, count = name.rsplit("/", 1)[1].removesuffix(".json").split("-")
+    return int(epoch), int(count)
+
+
+def _counts(name: str, fences: Mapping[int, Mapping[str, int]]) -> bool:
+    epoch, count = _numbers(name)
+    return all(count <= reached.get(str(epoch), -1) for number, reached in fences.items() if number > epoch)
+
 
 def responses(storage: Storage, stage: str, shards: set[int] | None = None) -> pa.Table:
-    """The committed `RESPONSES` rows of a stage (of these shards) with their `expert`, each (request, sample) once.
+    """The committed `RESPONSES` rows of a stage (of these shards) with their `expert`, each sample of a request once.
 
-    A row that was generated again after a failure replaces the failed one.
+    A row that was generated again after a failure replaces the failed one. A question of both splits has a request with
+    one id in a shard of each: these are two, as each shard is read for itself.
     """
     schema = RESPONSES.append(pa.field("expert", pa.string()))
     tables = []
@@ -97,9 +141,9 @@ def responses(storage: Storage, stage: str, shards: set[int] | None = None) -> p
 
 
 def _each_once(table: pa.Table) -> pa.Table:
-    keys = zip(table["request_id"].to_pylist(), table["sample"].to_pylist(), strict=True)
+    keys = zip(*(table[name].to_pylist() for name in ("request_id", "shard", "sample")), strict=True)
     failed = table["failure"].is_valid().to_pylist()
-    place: dict[tuple[str, int], int] = {}
+    place: dict[tuple[str, int, int], int] = {}
     for index, key in enumerate(keys):
         if key not in place or failed[place[key]]:
             place[key] = index
@@ -126,8 +170,9 @@ def missing_chunks(
     for expert, files in request_files.items():
         have = _committed_samples(storage, parts[expert], retry_failed)
         for path in files:
-            requests = storage.read_table(path, ["request_id", "n"])
-            ids, counts = requests["request_id"].to_pylist(), requests["n"].to_pylist()
+            requests = storage.read_table(path, ["request_id", "shard", "n"])
+            ids = list(zip(requests["request_id"].to_pylist(), requests["shard"].to_pylist(), strict=True))
+            counts = requests["n"].to_pylist()
             for start in range(0, len(ids), chunk_rows):
                 stop = min(start + chunk_rows, len(ids))
                 chunk = _chunk(stage, expert, path, start, stop, ids, counts, have, estimate.get(expert, 1))
@@ -135,21 +180,22 @@ def missing_chunks(
                     yield chunk
 
 
-def _committed_samples(storage: Storage, paths: list[str], retry_failed: bool) -> dict[str, set[int]]:
-    have: dict[str, set[int]] = defaultdict(set)
+def _committed_samples(storage: Storage, paths: list[str], retry_failed: bool) -> dict[_Id, set[int]]:
+    have: dict[_Id, set[int]] = defaultdict(set)
     if not paths:
         return have
-    table = storage.read_tables(paths, RESPONSES, ["request_id", "sample", "failure"])
+    table = storage.read_tables(paths, RESPONSES, ["request_id", "shard", "sample", "failure"])
     if retry_failed:
         table = table.filter(pc.is_null(table["failure"]))
-    for request_id, sample in zip(table["request_id"].to_pylist(), table["sample"].to_pylist(), strict=True):
-        have[request_id].add(sample)
+    columns = (table[name].to_pylist() for name in ("request_id", "shard", "sample"))
+    for request_id, shard, sample in zip(*columns, strict=True):
+        have[request_id, shard].add(sample)
     return have
 
 
 def _chunk(
-    stage: str, expert: str, path: str, start: int, stop: int, ids: list[str], counts: list[int],
-    have: Mapping[str, set[int]], tokens: int,
+    stage: str, expert: str, path: str, start: int, stop: int, ids: list[_Id], counts: list[int],
+    have: Mapping[_Id, set[int]], tokens: int,
 ) -> Chunk | None:  # fmt: skip
     done, partial, samples = [], [], 0
     for row in range(start, stop):

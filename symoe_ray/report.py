@@ -71,8 +71,9 @@ class ReportData:
 
     `date` is epoch seconds; `settings` label -> value, in the order to show; `results` what `build_results` made;
     `seats` expert -> seats over all questions, `seats_by_skill` skill -> expert -> seats; `profiles` expert -> skill ->
-    score; `annotation` label -> count; `events` as in events.jsonl; `questions` those to browse, out of
-    `questions_total` (the caller limits them); `warnings` what the reader must know, `notes` what may help.
+    score; `aggregators` those measured, `aggregator_reason` which one aggregates and why; `annotation` label -> count;
+    `events` as in events.jsonl; `questions` those to browse, out of `questions_total` (the caller limits them);
+    `warnings` what the reader must know, `notes` what may help.
     """
 
     run: str
@@ -83,6 +84,7 @@ class ReportData:
     seats_by_skill: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     profiles: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     aggregators: Sequence[AggregatorRow] = ()
+    aggregator_reason: str = ""
     annotation: Mapping[str, int] = field(default_factory=dict)
     events: Sequence[Event] = ()
     questions: Sequence[QuestionRow] = ()
@@ -119,7 +121,7 @@ def render(data: ReportData) -> str:
             seats=sorted(data.seats.items(), key=lambda item: (-item[1], item[0])),
             seats_matrix=_matrix(data.seats_by_skill),
             profile_matrix=_matrix(by_skill),
-            aggregators=sorted(data.aggregators, key=lambda row: (-row.correct / max(row.graded, 1), row.expert)),
+            aggregators=_by_accuracy(data.aggregators),
             timeline=build_timeline(data.events),
             engines=engine_rows(data.events),
             questions=[(question, _marks(question)) for question in data.questions],
@@ -192,6 +194,11 @@ def _matrix(values: Mapping[str, Mapping[str, float]]) -> _Matrix:
         peak=max((abs(value) for _, row in rows for value in row), default=0) or 1,
         left_out=len(order) - len(rows),
     )
+
+
+def _by_accuracy(rows: Sequence[AggregatorRow]) -> list[AggregatorRow]:
+    """Best first; those that were graded on nothing have no accuracy and are left out."""
+    return sorted((row for row in rows if row.graded), key=lambda row: (-row.correct / row.graded, row.expert))
 
 
 def _marks(question: QuestionRow) -> list[str]:

@@ -19,7 +19,18 @@ from symoe_ray.core import InputError, Profile, Recruitment
 from symoe_ray.fingerprints import uniform
 from symoe_ray.routing_rules import RoutingRules, competence, normalised, suitability, weights
 
-__all__ = ["Recruits", "RoutingRules", "competence", "random_experts", "recruit", "suitability", "weights"]
+__all__ = ["COUNTED", "Recruits", "RoutingRules", "competence", "random_experts", "recruit", "suitability", "weights"]
+
+COUNTED = {
+    "no_skills": "questions without a usable skill",
+    "none_positive": "questions on whose skills no expert scores above zero",
+    "all_zero": "questions with all weights zero, whose experts were drawn uniformly",
+    "too_few_candidates": "questions with fewer candidates than seats",
+    "redrawn_seats": "seats redrawn after trimming",
+    "trimming_off": "trimming turned off, as too few experts would have stayed",
+    "negative_competence_and_suitability": "weights raised by a negative competence times a negative suitability",
+}
+"""What each key of `Recruits.counts` counts, in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

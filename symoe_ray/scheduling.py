@@ -3,7 +3,7 @@
 A slot keeps the engine that it has while there is work for it. A free slot takes the longest group that nobody works on
 and that it has not had before (longest processing time first); where every group is taken it helps with the longest one,
 if the work that is left pays for another load. A slot never goes back to an engine that it has given up in this stage
-while another slot could have the work.
+while another idle slot could have the work.
 """
 
 from __future__ import annotations
@@ -71,20 +71,26 @@ def next_lease(slots: Sequence[SlotView], groups: Sequence[GroupView], costs: Co
     for slot in sorted(open_slots, key=lambda s: (s.leases, s.id)):
         if slot.resident in waiting:
             return Lease(slot.id, slot.resident)
-    for slot in sorted((s for s in open_slots if not s.leases), key=lambda s: s.id):
-        key = _best_group(slot, slots, waiting, costs)
-        if key:
-            return Lease(slot.id, key)
+    idle = sorted((s for s in open_slots if not s.leases), key=lambda s: s.id)
+    for again in (False, True):
+        for slot in idle:
+            key = _best_group(slot, slots, waiting, costs, again=again)
+            if key:
+                return Lease(slot.id, key)
     return None
 
 
-def _best_group(slot: SlotView, slots: Sequence[SlotView], waiting: Mapping[str, GroupView], costs: Costs) -> str:
+def _best_group(
+    slot: SlotView, slots: Sequence[SlotView], waiting: Mapping[str, GroupView], costs: Costs, *, again: bool
+) -> str:
+    """What an idle slot should load, "" for nothing: with `again` also an engine that it has had, or a shared one."""
     fits = [g for g in waiting.values() if g.tensor_parallel_size <= slot.tensor_parallel_size]
     hosts = {g.key: sum(s.resident == g.key and s.available for s in slots) for g in fits}
-    untouched = [g for g in fits if not hosts[g.key]]
-    fresh = [g for g in untouched if g.key not in slot.had] or untouched
-    if fresh:
-        return max(fresh, key=lambda g: (costs.load(g.key) + costs.work(g.key, g.tokens), g.key)).key
+    untouched = [g for g in fits if not hosts[g.key] and (again or g.key not in slot.had)]
+    if untouched:
+        return max(untouched, key=lambda g: (costs.load(g.key) + costs.work(g.key, g.tokens), g.key)).key
+    if not again:
+        return ""
     # Another host ends a group sooner if (work + load) / (hosts + 1) < work / hosts, that is, if load < work / hosts.
     left = {g.key: costs.work(g.key, g.tokens) / hosts[g.key] for g in fits}
     worth = [(seconds, key) for key, seconds in left.items() if seconds > costs.load(key)]

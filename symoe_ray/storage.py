@@ -101,8 +101,9 @@ class Storage:
     def append_text(self, name: str, text: str) -> None:
         """Append to a local text file; on an object store a new part is written beside it (`<name>.parts/`)."""
         if self.is_local:
-            Path(self.root).mkdir(parents=True, exist_ok=True)
-            with Path(self.path(name)).open("a", encoding="utf-8") as file:
+            target = Path(self.path(name))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("a", encoding="utf-8") as file:
                 file.write(text)
             return
         count = len(self.names(f"{name}.parts"))

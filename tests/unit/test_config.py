@@ -64,7 +64,7 @@ class TestDefaults:
         assert (plain.task.name, plain.task.demo) == ("demo", DemoTask())
         assert (plain.pool.name, plain.cluster.address) == ("demo", "local")
         assert plain.annotator_name == "SmolLM2"
-        assert [expert.name for expert in plain.pool.experts] == ["SmolLM2", "Gemma3"]
+        assert [expert.name for expert in plain.pool.experts] == ["SmolLM2", "SmolLM2Greedy", "Gemma3"]
 
     def test_the_copy_in_the_source_tree_is_found_from_anywhere(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

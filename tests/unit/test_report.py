@@ -117,12 +117,22 @@ def test_page_says_what_it_was_given() -> None:
         "85.7<small>%",
         "1 min 15 s",
         "1 min predicted",
+        "3 / 4</td>",
     ):
         assert part in text
     assert "30</td>" in text
     assert "75.0%" in text
     assert "\N{MINUS SIGN}2" in text
     assert "(chosen)" in text
+
+
+def test_an_aggregator_that_was_not_measured_has_no_accuracy() -> None:
+    rows = [AggregatorRow(expert="Bob", correct=0, graded=0, chosen=True)]
+    text = render(full(aggregators=rows, aggregator_reason="Bob: no case could be made"))
+    Page(text)
+    assert "Bob: no case could be made" in text
+    assert "(chosen)" not in text
+    assert "0 / 0" not in text
 
 
 def test_page_is_the_same_for_equal_data() -> None:

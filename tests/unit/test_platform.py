@@ -1,0 +1,146 @@
+"""Where CPU and CUDA differ: engine arguments, environment, cores, KV cache."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import pytest
+
+from actors.platform import cores_of, cpu_kv_bytes, engine_args, engine_environment, visible_gpus
+from symoe_ray.core import ExpertSpec
+from symoe_ray.settings import EngineSettings
+
+SPEC = ExpertSpec(name="A", model="org/a", max_model_len=2048)
+PLAIN = EngineSettings()
+MIB = 1 << 20
+
+
+def args(spec: ExpertSpec = SPEC, settings: EngineSettings = PLAIN, *, cuda: bool) -> dict[str, object]:
+    return engine_args(spec, "/models/a", settings, cuda=cuda, kv_bytes_per_token=1024)
+
+
+class TestEngineArguments:
+    def test_on_the_cpu_they_are_small_and_eager(self) -> None:
+        assert args(cuda=False) == {
+            "model": "/models/a",
+            "max_model_len": 2048,
+            "dtype": "auto",
+            "seed": 0,
+            "trust_remote_code": False,
+            "disable_log_stats": True,
+            "tensor_parallel_size": 1,
+            "enforce_eager": True,
+            "distributed_executor_backend": "uni",
+            "kv_cache_memory_bytes": 64 * MIB,
+            "max_num_seqs": 32,
+            "block_size": 32,
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": 2048,
+        }
+
+    def test_on_cuda_vllm_sizes_what_is_not_set(self) -> None:
+        assert args(cuda=True) == {
+            "model": "/models/a",
+            "max_model_len": 2048,
+            "dtype": "auto",
+            "seed": 0,
+            "trust_remote_code": False,
+            "disable_log_stats": True,
+            "tensor_parallel_size": 1,
+            "enforce_eager": False,
+            "distributed_executor_backend": "uni",
+            "gpu_memory_utilization": 0.9,
+        }
+
+    def test_settings_decide_on_both(self) -> None:
+        settings = EngineSettings(
+            dtype="float32", seed=5, max_num_seqs=4, kv_cache_memory_bytes=123, block_size=16,
+            gpu_memory_utilization=0.5,
+        )  # fmt: skip
+        for cuda in (False, True):
+            found = args(settings=settings, cuda=cuda)
+            assert (found["dtype"], found["seed"], found["max_num_seqs"]) == ("float32", 5, 4)
+            assert (found["kv_cache_memory_bytes"], found["block_size"]) == (123, 16)
+        assert args(settings=settings, cuda=True)["gpu_memory_utilization"] == 0.5
+        assert "gpu_memory_utilization" not in args(settings=settings, cuda=False)
+
+    @pytest.mark.parametrize("cuda", [False, True])
+    @pytest.mark.parametrize("eager", [False, True])
+    def test_eager_is_as_set_where_it_is_set(self, cuda: bool, eager: bool) -> None:
+        assert args(settings=EngineSettings(enforce_eager=eager), cuda=cuda)["enforce_eager"] is eager
+
+    def test_the_experts_own_arguments_win(self) -> None:
+        spec = replace(SPEC, engine_args={"dtype": "float16", "enforce_eager": True, "quantization": "fp8"})
+        found = args(spec, EngineSettings(dtype="float32"), cuda=True)
+        assert (found["dtype"], found["enforce_eager"], found["quantization"]) == ("float16", True, "fp8")
+
+    def test_an_engine_over_several_gpus_has_processes_of_its_own(self) -> None:
+        found = args(replace(SPEC, tensor_parallel_size=2), cuda=True)
+        assert (found["tensor_parallel_size"], found["distributed_executor_backend"]) == (2, "mp")
+
+    @pytest.mark.parametrize(("context", "batch"), [(512, 2048), (2048, 2048), (8192, 8192)])
+    def test_on_the_cpu_a_whole_context_is_prefilled_in_one_piece(self, context: int, batch: int) -> None:
+        assert args(replace(SPEC, max_model_len=context), cuda=False)["max_num_batched_tokens"] == batch
+
+
+class TestKvCache:
+    @pytest.mark.parametrize(
+        ("context", "sequences", "per_token", "expected"),
+        [
+            (2048, 0, 8192, 32 * 1024 * 8192),  # 1,024 tokens of each of 32 sequences: 256 MiB
+            (512, 0, 8192, 32 * 512 * 8192),  # a shorter context: that of each
+            (2048, 4, 32768, 4 * 1024 * 32768),
+            (2048, 0, 1024, 64 * MIB),  # 32 MiB would do
+            (2048, 0, 131072, 1024 * MIB),  # 4 GiB would be wanted
+            (32768, 0, 131072, (32768 + 32) * 131072),  # one full context and a block more: over 4 GiB
+        ],
+    )
+    def test_holds_every_sequence_within_bounds_and_one_context_always(
+        self, context: int, sequences: int, per_token: int, expected: int
+    ) -> None:
+        spec, settings = replace(SPEC, max_model_len=context), EngineSettings(max_num_seqs=sequences)
+        assert cpu_kv_bytes(spec, settings, per_token) == expected
+
+    def test_is_as_set_where_it_is_set(self) -> None:
+        assert cpu_kv_bytes(SPEC, EngineSettings(kv_cache_memory_bytes=5), 131072) == 5
+
+
+class TestCores:
+    @pytest.mark.parametrize(
+        ("cores", "slots", "expected"),
+        [
+            ({0, 1, 2, 3}, 1, [(0, 1, 2, 3)]),
+            ({0, 1, 2, 3}, 2, [(0, 1), (2, 3)]),
+            ({1, 4, 6, 7, 9}, 2, [(1, 4), (6, 7)]),
+            ({0, 1}, 3, [(0,), (1,), (0,)]),
+            ({5}, 2, [(5,), (5,)]),
+        ],
+    )
+    def test_are_shared_out_evenly_over_the_slots(
+        self, cores: set[int], slots: int, expected: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: cores)
+        assert [cores_of(slot, slots) for slot in range(slots)] == expected
+
+
+class TestEnvironment:
+    def test_no_zygote_asks_the_hub_once_weights_are_here(self) -> None:
+        assert engine_environment(offline=True)["HF_HUB_OFFLINE"] == "1"
+        assert "HF_HUB_OFFLINE" not in engine_environment(offline=False)
+
+    def test_engines_are_one_process_and_quiet(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("VLLM_LOGGING_LEVEL", raising=False)
+        environment = engine_environment(offline=False)
+        assert environment["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+        assert environment["VLLM_NO_USAGE_STATS"] == "1"
+        assert environment["VLLM_LOGGING_LEVEL"] == "WARNING"
+        monkeypatch.setenv("VLLM_LOGGING_LEVEL", "DEBUG")
+        assert engine_environment(offline=False)["VLLM_LOGGING_LEVEL"] == "DEBUG"
+
+    @pytest.mark.parametrize(("visible", "count"), [("", 0), ("-1", 0), ("0", 1), ("0,1, 3", 3), ("GPU-abc,", 1)])
+    def test_visible_gpus_are_those_of_the_environment(
+        self, visible: str, count: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert visible_gpus() == count
