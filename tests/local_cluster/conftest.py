@@ -120,6 +120,28 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) ->
             process.wait(0.05)
 
 
+def engines_of(process: subprocess.Popen[str]) -> list[int]:
+    """Process ids of the engines that descend from a command: fake ones, and those forked from a zygote."""
+    listing = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [(int(a), int(b), c) for a, b, c in (line.split(None, 2) for line in listing.splitlines())]
+    family, grown = {process.pid}, True
+    while grown:
+        new = {pid for pid, parent, _ in rows if parent in family} - family
+        family, grown = family | new, bool(new)
+    zygotes = {pid for pid, _, args in rows if "actors.zygote" in args}
+    return [
+        pid for pid, parent, args in rows if pid in family and ("actors.fake_engine" in args or {pid, parent} <= zygotes)
+    ]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 @pytest.fixture
 def symoe(tmp_path: Path) -> Iterator[Symoe]:
     """Commands in an empty folder; what is still running afterwards is ended with its process group."""

@@ -5,37 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from symoe_ray.testing import CRASH
-from tests.local_cluster.conftest import FAKE, RunFolder, Symoe, wait_until
+from tests.local_cluster.conftest import FAKE, Symoe, alive, engines_of, wait_until
 
 pytestmark = pytest.mark.real_ray
 SLOW = (*FAKE, "engine.fake_tokens_per_s=15", "engine.chunk_rows=8")
 RUN = ("run", *SLOW, "--run", "r")
-
-
-def engines_of(process: subprocess.Popen[str]) -> list[int]:
-    """Process ids of the fake engines that descend from a command."""
-    listing = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
-    rows = [(int(a), int(b), c) for a, b, c in (line.split(None, 2) for line in listing.splitlines())]
-    family, grown = {process.pid}, True
-    while grown:
-        new = {pid for pid, parent, _ in rows if parent in family} - family
-        family, grown = family | new, bool(new)
-    return [pid for pid, _, args in rows if pid in family and "actors.fake_engine" in args]
-
-
-def alive(pid: int) -> bool:
-    """Whether a process exists and is no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_a_killed_driver_loses_nothing_and_nothing_is_generated_twice(symoe: Symoe) -> None:
