@@ -18,7 +18,7 @@ STAGE = "recruit"
 
 
 def run_stage(run: Run) -> None:
-    """Write recruits/part-*.parquet (for several seeds, each in its seed=<N> folder), in the order of the question file."""
+    """Write recruits/part-*.parquet (of several seeds in their seed=<N> folders), in the order of the question file."""
     settings = run.settings
     rules = {seed: RoutingRules.from_settings(settings, seed) for seed in settings.all_seeds}
     inputs = digest(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import sys
 import time
 from collections.abc import Iterator
 
@@ -93,7 +94,7 @@ def test_a_process_that_has_died_is_replaced(own: MathVerifier) -> None:
 
 
 def test_a_process_that_cannot_start_makes_nothing_right(own: MathVerifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(math_verifier.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     assert not own("4", "4")
     assert own._process is None
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
+import time
 from dataclasses import replace
 
 import pytest
 
-from pipelines import progress as shown
 from pipelines.progress import Display, describe
 from symoe_ray.ports import Progress, SlotStatus
 
@@ -36,7 +36,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        monkeypatch.setattr(shown.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
 
 class TestDescription:

@@ -39,13 +39,14 @@ FRAMES: list[Frame] = [
     LoadEngine(args={"model": "/m", "max_model_len": 8, "x": None, "y": [1.5, {"z": True}]}, cores=(0, 3), cuda=True),
     LoadEngine(args={}, chat_template="{{ é }}", add_bos=True, threads=2, fake={"load_s": 0.5}),
     Generate(
-        tag="t1", messages=[{"role": "user", "content": "why?\n∑"}], n=2, first_sample=1, seed=2**31 - 1, temperature=0.7,
-        top_p=1.0, top_k=0, max_tokens=5, repetition_penalty=1.0, stop=("\n", "</s>"),
+        tag="t1", messages=[{"role": "user", "content": "why?\n∑"}], n=2, first_sample=1, seed=2**31 - 1,
+        temperature=0.7, top_p=1.0, top_k=0, max_tokens=5, repetition_penalty=1.0, stop=("\n", "</s>"),
     ),
     Abort(tags=["t1", "t2"]),
     Ready(pid=7, seconds=0.5, max_num_seqs=32, max_model_len=2048, modules=["json"]),
     Finished(
-        tag="t1", prompt_tokens=3, samples=[Sample(index=i, text="x" * i, finish_reason="stop", tokens=i) for i in range(3)]
+        tag="t1", prompt_tokens=3,
+        samples=[Sample(index=i, text="x" * i, finish_reason="stop", tokens=i) for i in range(3)],
     ),
     Rejected(tag="t1", kind="prompt_too_long", message="9 > 8"),
     Beat(tokens=2**40, running=0),
@@ -126,8 +127,7 @@ def test_sending_to_nobody_is_an_error(pair: tuple[socket.socket, socket.socket]
     left, right = pair
     right.close()
     with pytest.raises(ConnectionError):
-        for _ in range(2):
-            send(left, Beat(tokens=0, running=0))
+        send(left, Beat(tokens=0, running=0))
 
 
 @pytest.mark.parametrize("data", [b"", b"\xc1", b"\x81\xa4type\xa7Unknown", msgspec.msgpack.encode({"type": "Beat"})])

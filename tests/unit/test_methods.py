@@ -1,0 +1,251 @@
+"""Every method's answer and its cost, counted by hand from two questions."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.methods import SeedTables, method_rows, read_seed
+from symoe_ray.results import MethodRow
+from symoe_ray.storage import Storage
+from symoe_ray.tables import ANSWERS, DRAFTS, RECRUITS, SKILLS, table_of
+
+Row = dict[str, Any]
+FAILURE = {"boundary": "engine", "kind": "died", "message": "m", "retryable": True}
+
+
+def graded(answer: str, gold: str, prompt: int, written: int, **changes: Any) -> Row:
+    """A graded row; the reference grader reads the same unless told otherwise."""
+    row = {
+        "text": f"It is {answer}.", "answer": answer, "correct": answer == gold, "unparsed": not answer,
+        "truncated": False, "reference_answer": answer, "reference_correct": answer == gold, "prompt_tokens": prompt,
+        "completion_tokens": written, "failure": None,
+    }  # fmt: skip
+    return row | changes
+
+
+def draft(question: str, expert: str, sample: int, row: Row) -> Row:
+    return {"question_id": question, "shard": 0, "expert": expert, "sample": sample, **row}
+
+
+def final(question: str, method: str, row: Row, skipped: str = "") -> Row:
+    return {
+        "question_id": question, "shard": 0, "method": method, "aggregator": "A", "skipped": skipped, "experts": [],
+        "cut_drafts": 0, **row,
+    }  # fmt: skip
+
+
+def recruit(question: str, experts: str, random_experts: str) -> Row:
+    row: Row = {name: [] for name in ("skills", "mapped", "cosines", "candidates", "weights")}
+    seats = {"experts": list(experts), "random_experts": list(random_experts)}
+    return row | seats | {"question_id": question, "shard": 0, "fallback": ""}
+
+
+def tables() -> SeedTables:
+    """q1 (gold B) with the seats A B A, q2 (gold 7) with the seats B A B; A is the best single expert by validation."""
+    drafts: dict[str, dict[tuple[str, int], Row]] = defaultdict(dict)
+    for question, expert, sample, row in (
+        ("q1", "A", 0, graded("B", "B", 10, 5)),
+        ("q1", "A", 1, graded("C", "B", 10, 6)),
+        ("q1", "A", 2, graded("B", "B", 10, 7)),
+        ("q1", "B", 0, graded("C", "B", 20, 8)),
+        ("q1", "B", 1, graded("B", "B", 20, 9)),
+        ("q2", "A", 0, graded("6", "7", 11, 1)),
+        ("q2", "A", 1, graded("", "7", 11, 2)),
+        ("q2", "A", 2, graded("6", "7", 11, 3)),
+        ("q2", "B", 0, graded("5", "7", 22, 4)),
+        ("q2", "B", 1, graded("5", "7", 22, 5)),
+    ):
+        drafts[question][expert, sample] = draft(question, expert, sample, row)
+    answers: dict[str, dict[str, Row]] = defaultdict(dict)
+    for row in (
+        final("q1", "symoe", graded("B", "B", 100, 50)),
+        final("q1", "random_experts", graded("C", "B", 110, 60)),
+        final("q2", "symoe", graded("7", "7", 200, 70)),
+        final("q2", "random_experts", graded("7", "7", 0, 0), skipped="unanimous"),
+    ):
+        answers[row["question_id"]][row["method"]] = row
+    skills = {
+        q: {"samples": ["Keywords: x"] * n, "prompt_tokens": 30, "completion_tokens": 40}
+        for q, n in (("q1", 5), ("q2", 4))
+    }
+    recruits = {"q1": recruit("q1", "ABA", "BBA"), "q2": recruit("q2", "BAB", "ABB")}
+    return SeedTables(recruits=recruits, drafts=drafts, answers=answers, skills=skills)
+
+
+def rows_of(
+    given: SeedTables, grader: str = "default", best: str = "A", k: int = 3
+) -> dict[tuple[str, str], MethodRow]:
+    rows = list(method_rows(given, 5, grader=grader, experts=["A", "B"], best=best, best_samples=k))
+    found = {(row.method, row.question_id): row for row in rows}
+    assert len(found) == len(rows)
+    assert {row.seed for row in rows} == {5}
+    return found
+
+
+def methods(found: dict[tuple[str, str], MethodRow]) -> set[str]:
+    for method, _ in found:
+        assert {q for m, q in found if m == method} == {"q1", "q2"}, f"{method} is not on every question"
+    return {method for method, _ in found}
+
+
+def told(row: MethodRow) -> tuple[str, bool, int, int, int]:
+    return row.answer, row.correct, row.calls, row.prompt_tokens, row.completion_tokens
+
+
+class TestCosts:
+    @pytest.mark.parametrize(
+        ("method", "question", "expected"),
+        [
+            # Three seats, five lists of skills, one aggregation; A's prompt is read once for both of its seats.
+            ("symoe", "q1", ("B", True, 3 + 5 + 1, 10 + 20 + 30 + 100, 5 + 8 + 6 + 40 + 50)),
+            ("symoe", "q2", ("7", True, 3 + 4 + 1, 11 + 22 + 30 + 200, 4 + 1 + 5 + 40 + 70)),
+            # B, C, C: two for C.
+            ("majority", "q1", ("C", False, 3 + 5, 10 + 20 + 30, 5 + 8 + 6 + 40)),
+            ("majority", "q2", ("5", False, 3 + 4, 11 + 22 + 30, 4 + 1 + 5 + 40)),
+            ("oracle", "q1", ("B", True, 3 + 5, 10 + 20 + 30, 5 + 8 + 6 + 40)),
+            ("oracle", "q2", ("5", False, 3 + 4, 11 + 22 + 30, 4 + 1 + 5 + 40)),
+            # Nobody needs skills to draw at random; a skipped aggregator costs nothing.
+            ("random_experts", "q1", ("C", False, 3 + 1, 20 + 10 + 110, 8 + 9 + 5 + 60)),
+            ("random_experts", "q2", ("7", True, 3, 11 + 22, 1 + 4 + 5)),
+            ("best_single", "q1", ("B", True, 1, 10, 5)),
+            ("best_single", "q2", ("6", False, 1, 11, 1)),
+            ("self_consistency", "q1", ("B", True, 3, 10, 5 + 6 + 7)),
+            ("self_consistency", "q2", ("6", False, 3, 11, 1 + 2 + 3)),
+            ("expert:A", "q1", ("B", True, 1, 10, 5)),
+            ("expert:B", "q1", ("C", False, 1, 20, 8)),
+            # A has one of two right, B none.
+            ("best_single_test", "q1", ("B", True, 1, 10, 5)),
+            ("oracle_pool", "q1", ("B", True, 2, 10 + 20, 5 + 8)),
+        ],
+    )
+    def test_answer_calls_and_tokens(self, method: str, question: str, expected: tuple[object, ...]) -> None:
+        assert told(rows_of(tables())[method, question]) == expected
+
+    def test_a_question_without_annotation_costs_none(self) -> None:
+        given = tables()
+        del given.skills["q1"]
+        assert told(rows_of(given)["symoe", "q1"]) == ("B", True, 3 + 1, 10 + 20 + 100, 5 + 8 + 6 + 50)
+
+    def test_an_aggregation_that_failed_is_a_failed_row_and_no_call(self) -> None:
+        given = tables()
+        given.answers["q1"]["symoe"] |= graded("", "B", 0, 0, failure=FAILURE, unparsed=False)
+        row = rows_of(given)["symoe", "q1"]
+        assert (row.failed, row.unparsed, row.correct, row.calls, row.prompt_tokens) == (True, False, False, 8, 60)
+
+    @pytest.mark.parametrize("sample", [0, 1])
+    def test_a_failed_sample_does_not_hide_the_prompt_that_another_has_paid(self, sample: int) -> None:
+        given = tables()
+        given.drafts["q1"]["A", sample] |= graded("", "B", 0, 0, failure=FAILURE)
+        assert rows_of(given)["majority", "q1"].prompt_tokens == 10 + 20 + 30
+
+
+class TestVotes:
+    def vote(self, *answers: str) -> MethodRow:
+        given = tables()
+        for sample, answer in enumerate(answers):
+            given.drafts["q1"]["A", sample] |= graded(answer, "B", 10, 1, truncated=answer == "C")
+        return rows_of(given)["self_consistency", "q1"]
+
+    def test_ties_go_to_the_earliest(self) -> None:
+        assert (self.vote("A", "B", "C").answer, self.vote("C", "B", "B").answer) == ("A", "B")
+
+    def test_answers_that_cannot_be_read_do_not_vote(self) -> None:
+        row = self.vote("", "", "B")
+        assert (row.answer, row.correct, row.unparsed) == ("B", True, False)
+
+    def test_no_vote_at_all_is_unparsed(self) -> None:
+        row = self.vote("", "", "")
+        assert (row.answer, row.correct, row.unparsed) == ("", False, True)
+
+    def test_the_row_is_that_of_the_winners_draft(self) -> None:
+        assert self.vote("C", "C", "B").truncated
+        assert not self.vote("B", "C", "B").truncated
+
+
+class TestCompleteness:
+    EVERY = frozenset(
+        {
+            "symoe", "majority", "oracle", "random_experts", "best_single", "self_consistency", "expert:A", "expert:B",
+            "best_single_test", "oracle_pool",
+        }
+    )  # fmt: skip
+
+    def test_all_methods_are_there_where_all_was_generated(self) -> None:
+        assert methods(rows_of(tables())) == self.EVERY
+
+    @pytest.mark.parametrize(
+        ("without", "absent"),
+        [
+            (lambda t: t.drafts["q2"].pop(("A", 2)), {"self_consistency"}),
+            (lambda t: t.answers["q2"].pop("random_experts"), {"random_experts"}),
+        ],
+        ids=["a sample", "a random draw"],
+    )
+    def test_a_method_that_lacks_one_question_is_absent(
+        self, without: Callable[[SeedTables], object], absent: set[str]
+    ) -> None:
+        given = tables()
+        without(given)
+        assert methods(rows_of(given)) == self.EVERY - absent
+
+    def test_an_expert_that_was_not_asked_everything_is_absent_with_what_needs_all(self) -> None:
+        given = tables()
+        del given.drafts["q2"]["B", 0]
+        given.recruits["q2"]["experts"] = ["A", "A", "A"]
+        given.recruits["q2"]["random_experts"] = ["A"]
+        assert methods(rows_of(given)) == self.EVERY - {"expert:B", "best_single_test", "oracle_pool"}
+
+    def test_without_the_best_experts_answers_there_is_no_best_single(self) -> None:
+        given = tables()
+        del given.drafts["q2"]["B", 0]
+        given.recruits["q2"]["experts"] = given.recruits["q2"]["random_experts"] = ["A"]
+        absent = {"best_single", "self_consistency", "expert:B", "best_single_test", "oracle_pool"}
+        assert methods(rows_of(given, best="B")) == self.EVERY - absent
+
+    def test_only_the_recruited_answered(self) -> None:
+        given = tables()
+        given.recruits["q1"]["experts"] = given.recruits["q2"]["experts"] = ["B"]
+        for question in ("q1", "q2"):
+            given.drafts[question] = {("B", 0): given.drafts[question]["B", 0]}
+            del given.answers[question]["random_experts"]
+        assert methods(rows_of(given)) == {"symoe", "majority", "oracle", "expert:B"}
+
+
+class TestGraders:
+    def test_the_reference_grader_decides_answer_vote_and_oracle(self) -> None:
+        given = tables()
+        for seat, read in ((("A", 0), "I"), (("B", 0), "B"), (("A", 1), "B")):
+            given.drafts["q1"][seat] |= {"reference_answer": read, "reference_correct": read == "B"}
+        default, reference = rows_of(given), rows_of(given, grader="reference")
+        assert (default["expert:A", "q1"].answer, default["expert:A", "q1"].correct) == ("B", True)
+        assert not default["expert:A", "q1"].correct_reference
+        assert (reference["expert:A", "q1"].answer, reference["expert:A", "q1"].correct) == ("I", False)
+        assert (default["majority", "q1"].answer, reference["majority", "q1"].answer) == ("C", "B")
+        assert reference["majority", "q1"].correct
+        assert reference["oracle", "q1"].answer == "B"
+
+
+def test_a_seed_is_read_from_its_own_folder(tmp_path: Path) -> None:
+    storage, given = Storage(str(tmp_path)), tables()
+    for folder, question in (("seed=1/", "q1"), ("seed=2/", "q2")):
+        rows = {
+            "drafts": (DRAFTS, given.drafts[question].values()),
+            "answers": (ANSWERS, given.answers[question].values()),
+            "recruits": (RECRUITS, [given.recruits[question]]),
+        }
+        for name, (schema, values) in rows.items():
+            storage.write_table(f"{folder}{name}/part-00000.parquet", table_of(values, schema))
+    skills = [
+        {"question_id": q, "split": split, "samples": [split]} for q in ("q1", "q2") for split in ("validation", "test")
+    ]
+    storage.write_table("skills/part-00000.parquet", table_of(skills, SKILLS))
+    read = read_seed(storage, "seed=1/")
+    assert read.recruits == {"q1": given.recruits["q1"]}
+    assert read.drafts == {"q1": given.drafts["q1"]}
+    assert read.answers == {"q1": given.answers["q1"]}
+    assert {q: row["samples"] for q, row in read.skills.items()} == {"q1": ["test"], "q2": ["test"]}
