@@ -36,8 +36,8 @@ class SlotPlan:
 def connected(settings: Settings) -> Iterator[None]:
     """Ray for the time of a run: a cluster of its own (`cluster.address` local), or the one at the address.
 
-    Ray Data needs CPUs that no slot holds: slots take none, and a local cluster has at least `DATA_CPUS`. A local cluster
-    has token authentication, which `ray.init` turns on by itself where RAY_AUTH_MODE does not say otherwise.
+    Ray Data needs CPUs that no slot holds: slots take none, and a local cluster has at least `DATA_CPUS`. A local
+    cluster has token authentication, which `ray.init` turns on by itself where RAY_AUTH_MODE does not say otherwise.
     """
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)

@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from actors.protocol import (
     Abort,
     Beat,
@@ -157,15 +159,7 @@ class _Engine:
             request = self.requests.pop(output.request_id, None)
             if request is None:
                 continue
-            samples = [
-                Sample(
-                    index=request.first_sample + o.index,
-                    text=o.text,
-                    finish_reason=o.finish_reason or "",
-                    tokens=len(o.token_ids),
-                )
-                for o in output.outputs
-            ]
+            samples = _samples(request, output.outputs)
             self.tokens += sum(s.tokens for s in samples)
             finished.append(
                 Finished(tag=request.tag, prompt_tokens=len(output.prompt_token_ids or ()), samples=samples)
@@ -194,7 +188,7 @@ class _Engine:
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         return SamplingParams(
-            n=request.n,
+            n=_distinct(request),
             seed=request.seed + request.first_sample,
             temperature=request.temperature,
             top_p=request.top_p,
@@ -204,6 +198,26 @@ class _Engine:
             stop=list(request.stop),
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
+
+
+def _distinct(request: Generate) -> int:
+    """How many samples must be generated: one where greedy decoding makes them all alike (vLLM refuses n > 1 there)."""
+    return 1 if request.temperature == 0 else request.n
+
+
+def _samples(request: Generate, outputs: Any) -> list[Sample]:
+    """A submission's samples. Copies of a greedy one cost no tokens."""
+    made = [
+        Sample(
+            index=request.first_sample + o.index,
+            text=o.text,
+            finish_reason=o.finish_reason or "",
+            tokens=len(o.token_ids),
+        )
+        for o in outputs
+    ]
+    copies = range(request.first_sample + len(made), request.first_sample + request.n)
+    return made + [msgspec.structs.replace(made[0], index=i, tokens=0) for i in copies]
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """A slot's engine: loads experts through the swap tiers, submits requests, and notices when the process dies.
 
-One engine at a time, one owner (the slot). A death is an exception on every submission that was not finished, never a hang.
+One engine at a time, one owner (the slot). A death is an exception on every submission that was not finished, never a
+hang.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from actors.protocol import (
     read_frame,
 )
 from symoe_ray.core import Completion, Failure, Request
+
+END_TIMEOUT_S = 60.0
 
 
 class EngineDiedError(RuntimeError):
@@ -60,6 +63,7 @@ class EngineHost:
         self._tags = itertools.count()
         self._taught: set[str] = set()
         self._heard = 0.0
+        self._closed = False
         self.tokens = 0
         self.deaths: list[str] = []
         self.report: LoadReport | None = None
@@ -70,7 +74,9 @@ class EngineHost:
         return self._reading is not None and not self._reading.done()
 
     async def load(self, frame: LoadEngine) -> LoadReport:
-        """Replace the engine by the one described; LoadError where no tier can start it."""
+        """Replace the engine by the one described; LoadError where no tier can start it, or the host is closed."""
+        if self._closed:
+            raise LoadError("the slot is ending")
         await self.unload()
         started, notes = time.monotonic(), []
         for launcher in self._tiers:
@@ -105,7 +111,12 @@ class EngineHost:
             self._writer.close()
             self._writer = None
         if process is not None:
-            await process.ended
+            try:
+                await asyncio.wait_for(asyncio.shield(process.ended), END_TIMEOUT_S)
+            except TimeoutError:
+                raise LoadError(
+                    f"engine process {process.pid} was killed and does not end: is its device stuck?"
+                ) from None
 
     async def generate(self, request: Request) -> list[Completion]:
         """The samples of a request, in order. A request that the engine refuses has a failure; cancelling aborts it."""
@@ -127,7 +138,8 @@ class EngineHost:
             self._waiting.pop(tag, None)
 
     async def close(self) -> None:
-        """End the engine and everything that starts engines."""
+        """End the engine and everything that starts engines, for good."""
+        self._closed = True
         await self.unload()
         for launcher in self._tiers:
             await launcher.close()

@@ -1,7 +1,7 @@
 """An engine process without a model: the engine's protocol, rules and timing, for tests and for fault injection.
 
-`python -m actors.fake_engine FD`. A prompt that contains `symoe_ray.testing.CRASH` kills the process, as a poisonous prompt
-kills a real one.
+`python -m actors.fake_engine FD`. A prompt that contains `symoe_ray.testing.CRASH` kills the process, as a poisonous
+prompt kills a real one.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ class _FakeEngine:
 
     def _start(self, request: Generate, now: float) -> None:
         prompt = _prompt(request)
-        texts = [fake_text(self._expert, prompt, request.seed + request.first_sample + i) for i in range(request.n)]
+        seeds = [0 if request.temperature == 0 else request.seed + request.first_sample + i for i in range(request.n)]
+        texts = [fake_text(self._expert, prompt, seed) for seed in seeds]
         samples = [
             Sample(index=request.first_sample + i, text=text, finish_reason="stop", tokens=fake_tokens(text))
             for i, text in enumerate(texts)

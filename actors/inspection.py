@@ -39,7 +39,7 @@ def inspect_machine(settings: Settings) -> list[Finding]:
             value=f"{disk / GIB:.1f} GiB",
             fine=disk > GIB,
             advice="" if disk > GIB else "runs and models need room: set output_dir and SYMOE_CACHE to a larger disk",
-        )  # fmt: skip
+        )
     )
     room = min((free for _, free in gpus), default=memory)
     found += [_expert(spec, room, bool(gpus), settings) for spec in settings.pool.experts]

@@ -1,6 +1,7 @@
 """How an engine process comes to life: forked from a zygote that has imported vLLM, or spawned from nothing.
 
-A launcher hands out an `EngineProcess`; when the zygote cannot be used, `ForkLauncher` says so and the next tier takes over.
+A launcher hands out an `EngineProcess`; when the zygote cannot be used, `ForkLauncher` says so and the next tier takes
+over.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class LaunchError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class EngineProcess:
-    """A started engine process: its id, our end of its socket, and how it ended (a return code, negative for a signal)."""
+    """A started engine process: its id, our end of its socket, and how it ended (a return code, negative for a
+    signal).
+    """
 
     pid: int
     sock: socket.socket
@@ -46,8 +49,9 @@ class EngineProcess:
 
     def kill(self) -> None:
         """End it at once."""
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        if not self.ended.done():
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
 
 class Launcher(Protocol):
@@ -121,10 +125,13 @@ class ForkLauncher:
         self._forked: asyncio.Queue[int] = asyncio.Queue()
         self._children: dict[int, asyncio.Future[int]] = {}
         self._lock = asyncio.Lock()
+        self._refused = ""
 
     async def start(self) -> str:
         """Have a zygote; why it cannot be used, or ""."""
         async with self._lock:
+            if self._refused:
+                return self._refused
             if self._ready is None or self._process is None or self._process.returncode is not None:
                 await self._start_zygote()
             assert self._ready is not None
@@ -134,6 +141,7 @@ class ForkLauncher:
         """Fork one."""
         unusable = await self.start()
         if unusable:
+            await self.close()  # it may hold a GPU's memory
             raise LaunchError(f"engines cannot be forked here: {unusable}")
         ours, theirs = socket.socketpair()
         async with self._lock:
@@ -145,17 +153,24 @@ class ForkLauncher:
             except OSError as error:
                 ours.close()
                 raise LaunchError(f"the zygote does not answer: {error}") from error
+            except asyncio.CancelledError:  # its answer would be taken for that of the next launch
+                ours.close()
+                await self.close()
+                raise
         if pid < 0:
             ours.close()
             raise LaunchError("the zygote has ended")
-        return EngineProcess(pid, ours, self._child(pid))
+        ended = self._child(pid)
+        ended.add_done_callback(lambda _: self._children.pop(pid, None))
+        return EngineProcess(pid, ours, ended)
 
     async def learn(self, modules: list[str]) -> None:
         """Let the zygote import what an engine needed; the next one starts without doing so."""
-        if self._control is not None and modules:
+        packet = encode_packet(Learn(modules=modules))
+        if self._control is not None and modules and len(packet) < MAX_PACKET:
             with suppress(OSError):
+                self._control.send(packet)
                 self._ready = asyncio.get_running_loop().create_future()
-                self._control.send(encode_packet(Learn(modules=modules)))
 
     async def close(self) -> None:
         """End the zygote; its engines die with it."""
@@ -198,15 +213,15 @@ class ForkLauncher:
         match frame:
             case ZygoteReady(unusable=unusable):
                 assert self._ready is not None
+                self._refused = unusable  # a new zygote would find the same
                 if not self._ready.done():
                     self._ready.set_result(unusable)
             case Forked(pid=pid):
                 self._forked.put_nowait(pid)
             case Exited(pid=pid, status=status):
-                ended = self._child(pid)
+                ended = self._child(pid)  # kept until `launch` has it, which may be later
                 if not ended.done():
                     ended.set_result(status)
-                del self._children[pid]
 
     def _child(self, pid: int) -> asyncio.Future[int]:
         return self._children.setdefault(pid, asyncio.get_running_loop().create_future())
@@ -218,4 +233,3 @@ class ForkLauncher:
         for ended in self._children.values():
             if not ended.done():
                 ended.set_result(-signal.SIGKILL)
-        self._children.clear()

@@ -25,7 +25,9 @@ def visible_gpus() -> int:
 
 
 def engine_environment(offline: bool) -> dict[str, str]:
-    """Environment of a zygote and of its engines: one process, quiet, no usage statistics, hub off once weights are here."""
+    """Environment of a zygote and of its engines: one process, quiet, no usage statistics, hub off once weights are
+    here.
+    """
     environment = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
@@ -42,11 +44,12 @@ def engine_args(
 ) -> dict[str, object]:
     """vLLM's engine arguments for an expert whose weights lie at `path`.
 
-    The expert's own `engine_args` win. On the CPU the defaults are small: eager (no compilation), 32 sequences and the KV
-    cache for 1,024 tokens of each (`kv_bytes_per_token` times that, 64 MiB to 1 GiB), blocks of 32 tokens (vLLM's 128 leave
-    short prompts without prefix sharing between samples). Prompts are prefilled in one piece there: where vLLM 0.32 splits
-    one with a seed of its own, it rewinds the request's generator, and a CPU generator cannot be ("CPU Generator does not
-    use offset", https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/worker/gpu_model_runner.py).
+    The expert's own `engine_args` win. On the CPU the defaults are small: eager (no compilation), 32 sequences and the
+    KV cache for 1,024 tokens of each (`kv_bytes_per_token` times that, 64 MiB to 1 GiB), blocks of 32 tokens (vLLM's
+    128 leave short prompts without prefix sharing between samples). Prompts are prefilled in one piece there: where
+    vLLM 0.32 splits one with a seed of its own, it rewinds the request's generator, and a CPU generator cannot be
+    ("CPU Generator does not use offset",
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/worker/gpu_model_runner.py).
     """
     args: dict[str, object] = {
         "model": path,

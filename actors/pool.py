@@ -19,7 +19,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from actors.engine_host import LoadError
 from actors.slot import Slot, SlotActor, SlotConfig, SlotInfo
 from symoe_ray.core import ExpertSpec, Failure, ResourceError
-from symoe_ray.ledger import Chunk, Commits, FencedError, Part
+from symoe_ray.ledger import Chunk, Commits, Part
 from symoe_ray.ports import Progress, SlotStatus, StageSummary
 from symoe_ray.scheduling import Costs, GroupView, Lease, SlotView, next_lease
 from symoe_ray.settings import EngineSettings
@@ -42,6 +42,10 @@ class PoolConfig:
     gpus_per_slot: int = 0
 
 
+class _LeaseLost(Exception):  # noqa: N818  (no error: the chunk is granted again)
+    """The slot no longer has, and is not about to load, the engine that a lease was given for."""
+
+
 @dataclass(slots=True)
 class _SlotState:
     info: SlotInfo
@@ -50,6 +54,7 @@ class _SlotState:
     expert: str = ""
     loaded: bool = False
     available: bool = True
+    gone: bool = False
     state: str = "idle"
     leases: int = 0
     tokens: int = 0
@@ -69,7 +74,9 @@ class _Stage:
     failed: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    load_failures: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    load_failures: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    load_errors: dict[str, str] = field(default_factory=dict)
+    failing: set[str] = field(default_factory=set)
     finished: asyncio.Event = field(default_factory=asyncio.Event)
     error: Exception | None = None
 
@@ -92,10 +99,7 @@ class EnginePool:
 
     async def start(self) -> list[SlotInfo]:
         """Start the slots; returns where they are."""
-        starting = []
-        for index in range(self._config.slots):
-            starting.append(self._start_slot(index))
-        states = await asyncio.gather(*starting)
+        states = await asyncio.gather(*(self._start_slot(index) for index in range(self._config.slots)))
         self._slots = {s.info.id: s for s in states}
         self._spawn(self._watch())
         return [s.info for s in states]
@@ -149,6 +153,7 @@ class EnginePool:
 
     async def stop(self) -> None:
         """End all engines and slots."""
+        self._stage = None
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*(s.actor.stop.remote() for s in self._slots.values()), return_exceptions=True)
@@ -184,12 +189,16 @@ class EnginePool:
 
     def _dispatch(self) -> None:
         stage = self._stage
-        if stage is None:
+        if stage is None or stage.error is not None:
             return
-        while lease := next_lease(self._slot_views(), self._group_views(stage), self._costs()):
+        while lease := next_lease(self._slot_views(stage), self._group_views(stage), self._costs()):
             self._grant(stage, lease)
-        if stage.open_chunks and not any(s.available for s in self._slots.values()):
+        if stage.open_chunks and all(s.gone for s in self._slots.values()):
             self._abandon(stage, ResourceError("no slot is left: every slot actor has died and none came back"))
+        for key in [k for k, chunks in stage.waiting.items() if chunks and self._hopeless(stage, k)]:
+            if key not in stage.failing:
+                stage.failing.add(key)
+                self._spawn(self._fail_group(stage, key))
 
     def _grant(self, stage: _Stage, lease: Lease) -> None:
         slot, chunk = self._slots[lease.slot], stage.waiting[lease.key].popleft()
@@ -204,8 +213,9 @@ class EnginePool:
         """One chunk on one slot, from the load of its engine to the commit of its last part."""
         left: Chunk | None = chunk
         parts: list[Part] = []
+        key = self._experts[chunk.expert].engine_key
         try:
-            await self._have_engine(slot, chunk)
+            await self._have_engine(slot, chunk, key)
             started = time.monotonic()
             slot.state, slot.expert = "generate", chunk.expert
             stream = slot.actor.generate.options(num_returns="streaming").remote(chunk, lease)
@@ -214,32 +224,32 @@ class EnginePool:
                 left = self._commit(stage, left, parts[-1])
             self._emit_generate(slot, chunk, parts, time.monotonic() - started)
             left = None
-        except LoadError as error:
-            left = await self._load_failed(stage, slot, chunk, lease, error)
+        except _LeaseLost:
+            pass
         except RayActorError as error:
             self._emit("crash", slot, expert=chunk.expert, message=f"slot actor: {error}".splitlines()[0])
             self._lose(slot)
-        except (RayTaskError, FencedError, OSError) as error:
-            self._abandon(stage, RuntimeError(f"{slot.info.id}, {chunk.expert}: {error}"))
+        except Exception as error:  # whatever else it is, it must not end in the chunk being granted for ever
+            cause = error.cause if isinstance(error, RayTaskError) else error
+            if isinstance(cause, LoadError):
+                self._load_failed(stage, slot, chunk.expert, key, cause)
+            else:
+                self._abandon(stage, RuntimeError(f"{slot.info.id}, {chunk.expert}: {error}"))
         finally:
             self._settle(stage, slot, chunk, left)
 
-    async def _have_engine(self, slot: _SlotState, chunk: Chunk) -> None:
+    async def _have_engine(self, slot: _SlotState, chunk: Chunk, key: str) -> None:
         async with slot.lock:
+            if slot.key != key:  # the lease before this one could not load it
+                raise _LeaseLost
             if slot.loaded:
                 return
             slot.state, slot.expert = "load", chunk.expert
-            try:
-                loaded = await slot.actor.load.remote(chunk.expert)
-            except RayTaskError as error:
-                cause = error.cause
-                if isinstance(cause, LoadError | ResourceError | OSError | ValueError):
-                    raise LoadError(str(cause)) from error
-                raise
+            loaded = await slot.actor.load.remote(chunk.expert)
             slot.loaded = True
-            self._load_s[slot.key].append(loaded.seconds)
+            self._load_s[key].append(loaded.seconds)
             self._emit(
-                "load", slot, expert=chunk.expert, key=slot.key, seconds=round(loaded.seconds, 3), tier=loaded.tier,
+                "load", slot, expert=chunk.expert, key=key, seconds=round(loaded.seconds, 3), tier=loaded.tier,
                 bytes=loaded.bytes, **({"message": loaded.note} if loaded.note else {}),
             )  # fmt: skip
 
@@ -254,21 +264,38 @@ class EnginePool:
         partial = tuple(p for p in chunk.partial if p[0] not in part.done)
         return replace(chunk, done=tuple(sorted(rows)), partial=partial, rows=chunk.rows - len(part.done))
 
-    async def _load_failed(
-        self, stage: _Stage, slot: _SlotState, chunk: Chunk, lease: str, error: LoadError
-    ) -> Chunk | None:
-        """Try again elsewhere or later; after `max_attempts` the rows are recorded as failed."""
-        slot.key, slot.loaded = "", False
-        stage.load_failures[chunk.expert] += 1
-        self._emit("crash", slot, expert=chunk.expert, message=f"load: {error}"[:500])
-        if stage.load_failures[chunk.expert] < self._config.engine.max_attempts:
-            return chunk
-        failure = Failure(boundary="engine", kind="load_failed", message=str(error)[:500], retryable=True)
+    def _load_failed(self, stage: _Stage, slot: _SlotState, expert: str, key: str, error: LoadError) -> None:
+        """Note it: after `max_attempts` this slot is not asked for this engine any more."""
+        if slot.key == key:
+            slot.key, slot.loaded = "", False
+        stage.load_failures[slot.info.id, key] += 1
+        stage.load_errors[key] = str(error)[:500]
+        self._emit("crash", slot, expert=expert, message=f"load: {error}"[:500])
+
+    def _barred(self, stage: _Stage, slot: _SlotState, key: str) -> bool:
+        return stage.load_failures[slot.info.id, key] >= self._config.engine.max_attempts
+
+    def _hopeless(self, stage: _Stage, key: str) -> bool:
+        """Whether every slot that is left has failed to load an engine."""
+        slots = [s for s in self._slots.values() if not s.gone]
+        return bool(slots) and all(self._barred(stage, s, key) for s in slots)
+
+    async def _fail_group(self, stage: _Stage, key: str) -> None:
+        """Record what waits for an engine that no slot can load as failed rows."""
+        failure = Failure(boundary="engine", kind="load_failed", message=stage.load_errors[key], retryable=True)
         try:
-            self._commit(stage, chunk, await slot.actor.fail.remote(chunk, lease, failure))
-        except RayActorError:
-            return chunk
-        return None
+            while chunks := stage.waiting[key]:
+                slot = next((s for s in self._slots.values() if s.available), None)
+                if slot is None:
+                    break
+                self._leases += 1
+                self._commit(stage, chunks[0], await slot.actor.fail.remote(chunks[0], f"{self._leases:06d}", failure))
+                self._close_chunk(stage, key, chunks.popleft())
+        except Exception as error:  # the rows cannot even be written
+            self._abandon(stage, RuntimeError(f"{key}: {error}"))
+        finally:
+            stage.failing.discard(key)
+        self._dispatch()
 
     def _settle(self, stage: _Stage, slot: _SlotState, chunk: Chunk, left: Chunk | None) -> None:
         slot.leases -= 1
@@ -278,11 +305,14 @@ class EnginePool:
         if left is not None and left.rows > 0:
             stage.waiting[key].appendleft(left)
         else:
-            stage.open_chunks -= 1
-            stage.open_tokens[key] -= chunk.tokens
-            if not stage.open_chunks:
-                stage.finished.set()
+            self._close_chunk(stage, key, chunk)
         self._dispatch()
+
+    def _close_chunk(self, stage: _Stage, key: str, chunk: Chunk) -> None:
+        stage.open_chunks -= 1
+        stage.open_tokens[key] -= chunk.tokens
+        if not stage.open_chunks:
+            stage.finished.set()
 
     def _lose(self, slot: _SlotState) -> None:
         slot.key, slot.loaded = "", False
@@ -296,6 +326,7 @@ class EnginePool:
             started = slot.actor.start.options(max_task_retries=-1).remote()
             slot.info = await asyncio.wait_for(started, SLOT_START_TIMEOUT_S)
         except (RayActorError, RayTaskError, TimeoutError) as error:
+            slot.gone = True
             self._emit("crash", slot, expert="", message=f"slot actor is lost: {error}".splitlines()[0])
         else:
             slot.available, slot.state = True, "idle"
@@ -321,11 +352,12 @@ class EnginePool:
                     self._emit("crash", slot, expert=slot.expert, message=cause[:500])
             self._flush_events()
 
-    def _slot_views(self) -> list[SlotView]:
+    def _slot_views(self, stage: _Stage) -> list[SlotView]:
         size = max(1, self._config.gpus_per_slot)
         return [
             SlotView(
                 id=s.info.id, resident=s.key, leases=s.leases, had=frozenset(s.had), available=s.available,
+                barred=frozenset(key for key in stage.waiting if self._barred(stage, s, key)),
                 tensor_parallel_size=size,
             )
             for s in self._slots.values()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.cluster import SlotPlan, slot_plan
 from actors.pool import PoolActor, PoolConfig
@@ -15,6 +16,7 @@ from symoe_ray.core import InputError, ResourceError
 from symoe_ray.ledger import Chunk
 from symoe_ray.ports import Progress, StageSummary
 from symoe_ray.settings import Settings
+from symoe_ray.storage import Storage
 
 POLL_S = 0.5
 STOP_TIMEOUT_S = 30.0
@@ -67,7 +69,11 @@ def pool(settings: Settings, run_uri: str, epoch: int, started: float) -> Iterat
         run_uri=run_uri, epoch=epoch, started=started, experts=settings.pool.experts, engine=settings.engine,
         slots=plan.slots, gpus_per_slot=plan.gpus_per_slot,
     )  # fmt: skip
-    actor = PoolActor.options(num_cpus=0, max_concurrency=1000).remote(config)
+    options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 1000}
+    if Storage(run_uri).is_local:  # the pool writes the commits that the driver reads
+        node = ray.get_runtime_context().get_node_id()
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+    actor = PoolActor.options(**options).remote(config)
     try:
         try:
             ray.get(actor.start.remote())
@@ -75,10 +81,8 @@ def pool(settings: Settings, run_uri: str, epoch: int, started: float) -> Iterat
             raise _translated(error) from error
         yield PoolClient(actor, plan.slots)
     finally:
-        try:
+        with suppress(RayActorError, RayTaskError, GetTimeoutError):  # it is killed in any case
             ray.get(actor.stop.remote(), timeout=STOP_TIMEOUT_S)
-        except (RayActorError, RayTaskError, ray.exceptions.GetTimeoutError):
-            pass
         ray.kill(actor)
 
 

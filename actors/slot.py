@@ -1,4 +1,6 @@
-"""The slot actor: one per GPU group (or CPU slot). It owns an engine, runs chunks on it, writes parts, survives its crashes."""
+"""The slot actor: one per GPU group (or CPU slot). It owns an engine, runs chunks on it, writes parts, survives its
+crashes.
+"""
 
 from __future__ import annotations
 
@@ -81,10 +83,18 @@ class Slot:
         self._key = ""
         self._loading = asyncio.Lock()
         self._gate = _Gate()
+        self._working: set[asyncio.Task[None]] = set()
         self._parts = 0
 
     async def start(self) -> SlotInfo:
-        """Have the zygote ready; where the slot is."""
+        """Be ready for work; where the slot is. Work that a lost lease has left behind is given up."""
+        for task in self._working:
+            task.cancel()
+        node = ray.get_runtime_context().get_node_id()
+        if not self._storage.exists("manifest.json"):
+            raise ResourceError(
+                f"node {node} does not see the run at {self._storage.uri}: output_dir must be shared storage"
+            )
         if self._host is None:
             self._host = EngineHost(
                 self._launchers(),
@@ -93,7 +103,7 @@ class Slot:
             )
         return SlotInfo(
             id=self._config.id,
-            node=ray.get_runtime_context().get_node_id(),
+            node=node,
             pid=os.getpid(),
             gpus=visible_gpus() if self._cuda else 0,
         )
@@ -114,7 +124,7 @@ class Slot:
         """Have this expert's engine; LoadError where it cannot be started."""
         spec = self._experts[expert]
         started = time.monotonic()
-        report = await self._ensure(spec)
+        report = await self._ensure(spec, swap=True)
         size = weight_bytes(self._paths[spec.name]) if spec.name in self._paths else 0
         return Loaded(tier=report.tier, seconds=time.monotonic() - started, bytes=size, note=report.note)
 
@@ -126,26 +136,31 @@ class Slot:
         return await asyncio.to_thread(_read_through, path)
 
     async def generate(self, chunk: Chunk, lease: str) -> AsyncIterator[Part]:
-        """Generate what a chunk lacks. Parts come as they are written: a last one at the end, others every few seconds."""
+        """Generate what a chunk lacks. Parts come as they are written: a last one at the end, others every few
+        seconds.
+        """
         items = [_Item(row, samples) for row, samples in await asyncio.to_thread(work_of, chunk, self._storage)]
         spec = self._experts[chunk.expert]
         tasks = {asyncio.create_task(self._complete(spec, item)): item for item in items}
-        open_rows = _count_rows(items)
-        finished: list[_Item] = []
-        since = time.monotonic()
+        self._working |= tasks.keys()
+        open_rows, finished, since = _count_rows(items), [], time.monotonic()
         try:
-            pending = set(tasks)
-            while pending:
+            pending, error = set(tasks), None
+            while pending and error is None:
                 done, pending = await asyncio.wait(pending, timeout=FLUSH_S, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
-                    task.result()
-                    finished.append(tasks[task])
-                if finished and (not pending or time.monotonic() - since > FLUSH_S):
+                    error = EngineDiedError("the lease was lost") if task.cancelled() else task.exception() or error
+                    if not task.cancelled() and task.exception() is None:
+                        finished.append(tasks[task])
+                if finished and (not pending or error is not None or time.monotonic() - since > FLUSH_S):
                     yield await self._write(chunk, lease, finished, open_rows, time.monotonic() - since)
                     finished, since = [], time.monotonic()
+            if error is not None:
+                raise error
         finally:
             for task in tasks:
                 task.cancel()
+            self._working -= tasks.keys()
 
     async def fail(self, chunk: Chunk, lease: str, failure: Failure) -> Part:
         """Record every row that a chunk lacks as failed."""
@@ -201,14 +216,21 @@ class Slot:
             self._paths[spec.name] = await asyncio.to_thread(local_path, spec.model, spec.revision)
         return self._paths[spec.name]
 
-    async def _ensure(self, spec: ExpertSpec) -> LoadReport:
+    async def _ensure(self, spec: ExpertSpec, *, swap: bool = False) -> LoadReport:
+        """Have the expert's engine. Only the pool's own load swaps another one out (`swap`); work replaces a dead
+        one.
+        """
         async with self._loading:
             assert self._host is not None, "the slot was not started"
             report = self._host.report
             if self._key == spec.engine_key and self._host.alive and report is not None:
                 return report
-            self._key = ""
-            report = await self._host.load(await self._load_frame(spec))
+            if self._key not in ("", spec.engine_key) and not swap:
+                raise LoadError(f"the slot has been given to another engine ({self._key})")
+            try:
+                report = await self._host.load(await self._load_frame(spec))
+            except (ResourceError, OSError, ValueError, TypeError, KeyError) as error:
+                raise LoadError(f"{type(error).__name__}: {error}") from error
             self._key = spec.engine_key
             return report
 
@@ -229,7 +251,11 @@ class Slot:
         )
 
     async def _complete(self, spec: ExpertSpec, item: _Item) -> None:
-        """Fill in an item's completions. A request that was there at an engine's death runs again, the last time alone."""
+        """Fill in an item's completions. A request that was there at an engine's death runs again, the last time alone.
+
+        LoadError where the engine cannot be started: that is for the pool to judge, not one more failure of the
+        request.
+        """
         request = request_of(item.row, spec.name, item.samples)
         last = self._config.engine.max_attempts
         while True:
@@ -240,13 +266,11 @@ class Slot:
                     assert self._host is not None
                     item.completions = await self._host.generate(request)
                     return
-            except LoadError as error:
-                failure = Failure(boundary="engine", kind="load_failed", message=str(error), retryable=True)
             except EngineDiedError as error:
-                failure = Failure(boundary="engine", kind="engine_died", message=str(error), retryable=True)
-            if item.attempt >= last:
-                item.completions = _failed(request.id, item.samples, failure)
-                return
+                if item.attempt >= last:
+                    failure = Failure(boundary="engine", kind="engine_died", message=str(error), retryable=True)
+                    item.completions = _failed(request.id, item.samples, failure)
+                    return
 
     async def _write(
         self, chunk: Chunk, lease: str, items: list[_Item], open_rows: dict[int, int], seconds: float

@@ -1,7 +1,8 @@
 """The zygote: a single-threaded process that has imported vLLM and forks engines from it.
 
-It touches neither CUDA nor OpenMP, because a child would inherit their broken state. `python -m actors.zygote FD`, where
-FD is a SOCK_SEQPACKET socket: a frame is a packet, so that an engine's own socket can travel with the frame that asks for it.
+It touches neither CUDA nor OpenMP, because a child would inherit their broken state. `python -m actors.zygote FD`,
+where FD is a SOCK_SEQPACKET socket: a frame is a packet, so that an engine's own socket can travel with the frame that
+asks for it.
 """
 
 from __future__ import annotations

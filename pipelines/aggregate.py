@@ -53,7 +53,7 @@ class _Case:
 
 
 def run_stage(run: Run) -> None:
-    """Write answers/part-*.parquet (in seed=<N> folders for several seeds): the final answer per question and method."""
+    """Write answers/part-*.parquet (in seed=<N> folders for several seeds): final answers per question and method."""
     settings = run.settings
     aggregator = settings.aggregator if settings.aggregator != "auto" else chosen_aggregator(run.storage)
     methods = tuple(SEATS_OF) if baselines_of(settings) == "all" else ("symoe",)
@@ -62,7 +62,7 @@ def run_stage(run: Run) -> None:
         max_tokens=settings.max_tokens,
     )  # fmt: skip
     inputs = digest(run.output("answer"), run.output("recruit"), aggregator, asdict(settings.aggregate), methods)
-    if run.is_done(STAGE, inputs):
+    if not run.begin(STAGE, inputs):
         return
     folders = {seed: run.seed_folder(seed) for seed in settings.all_seeds}
     commits = generate(run, STAGE, ("test",), partial(_requests, plan, folders), inputs)

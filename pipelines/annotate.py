@@ -30,7 +30,7 @@ def run_stage(run: Run) -> None:
     splits = ("test",) if settings.profiles else ("validation", "test")
     seed = settings.all_seeds[0]
     inputs = digest(run.output("questions"), spec.name, splits, seed)
-    if run.is_done(STAGE, inputs):
+    if not run.begin(STAGE, inputs):
         return
     commits = generate(run, STAGE, splits, partial(_requests, spec, settings.annotate, seed), inputs)
     collect(run, "skills", splits, partial(_skills, settings.annotate), SKILLS)

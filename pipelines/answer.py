@@ -1,4 +1,4 @@
-"""Step 5: the recruited experts answer, and with them what the baselines need, each expert loaded once for all of it."""
+"""Step 5: the recruited experts answer, with what the baselines need: each expert loaded once for all of it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run_stage(run: Run) -> None:
     everyone = baseline_samples(settings, best_expert(run))
     random_seats = baselines_of(settings) == "all"
     inputs = digest(run.output("questions"), run.output("recruit"), everyone, random_seats)
-    if run.is_done(STAGE, inputs):
+    if not run.begin(STAGE, inputs):
         return
     specs = {e.name: e for e in settings.pool.experts}
     folders = {seed: run.seed_folder(seed) for seed in settings.all_seeds}

@@ -33,14 +33,14 @@ def run_stage(run: Run) -> None:
     seed = settings.all_seeds[0]
     if settings.aggregator != "auto" or settings.profiles:
         inputs = digest(settings.aggregator, validation)
-        if not run.is_done(STAGE, inputs):
+        if run.begin(STAGE, inputs):
             named = settings.aggregator
             chosen, reason = (named, "named in the settings") if named != "auto" else best_aggregator({}, validation)
             run.storage.write_json(RESULT, {"chosen": chosen, "reason": reason, "scores": {}})
             run.done(STAGE, inputs, chosen)
         return
     inputs = digest(run.output("profile"), seed)
-    if run.is_done(STAGE, inputs):
+    if not run.begin(STAGE, inputs):
         return
     specs = {e.name: e for e in settings.pool.experts}
     build = partial(_requests, settings.pool.experts, settings.grader, settings.max_tokens, seed)

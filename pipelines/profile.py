@@ -30,14 +30,14 @@ def run_stage(run: Run) -> None:
     specs = {e.name: e for e in settings.pool.experts}
     asked = digest(run.output("questions"), sorted(specs), seed)
     inputs = digest(asked, run.output("annotate"), settings.grader)
-    if run.is_done(STAGE, inputs):
+    if not run.begin(STAGE, inputs):
         return
     splits = ("validation",)
     build = partial(_requests, settings.pool.experts, settings.max_tokens, seed)
     commits = generate(run, STAGE, splits, build, asked)
     run.storage.delete(PROFILES)
     collect(run, "profiles", splits, partial(graded_drafts, STAGE, specs, seed, run.verify), DRAFTS)
-    profiles = [_profile(run, name) for name in specs]
+    profiles = _profiles(run)
     write_profiles(run.storage, profiles)
     for profile in profiles:
         run.say(f"profile: {profile.expert} {profile.correct} of {profile.graded} validation questions right")
@@ -70,20 +70,25 @@ def _requests(
             yield request_row(request, row["shard"], seed)
 
 
-def _profile(run: Run, expert: str) -> Profile:
-    """An expert's scores: +1 for each skill of a question that it got right, -1 of one that it got wrong.
+def _profiles(run: Run) -> list[Profile]:
+    """Every expert's scores: +1 for each skill of a question that it got right, -1 of one that it got wrong.
 
     A failed row says nothing about the expert, so it is left out.
     """
-    drafts = run.storage.read_tables(run.storage.names("profiles", ".parquet"), DRAFTS)
-    rows = [r for r in drafts.to_pylist() if r["expert"] == expert and r["failure"] is None]
-    correct = {r["question_id"]: is_right(r, run.settings.grader) for r in rows}
+    columns = ["question_id", "expert", "correct", "reference_correct", "failure"]
+    drafts = run.storage.read_tables(run.storage.names("profiles", ".parquet"), DRAFTS, columns).to_pylist()
     table = run.storage.read_tables(run.storage.names("skills", ".parquet"), SKILLS, ["question_id", "split", "skills"])
     skills = {r["question_id"]: r["skills"] for r in table.to_pylist() if r["split"] == "validation"}
-    scores = skill_scores({q: skills.get(q, ()) for q in correct}, correct)
-    return Profile(
-        expert=expert, task=run.settings.task.name, scores=scores, graded=len(correct), correct=sum(correct.values())
-    )
+    profiles = []
+    for spec in run.settings.pool.experts:
+        rows = [r for r in drafts if r["expert"] == spec.name and r["failure"] is None]
+        correct = {r["question_id"]: is_right(r, run.settings.grader) for r in rows}
+        scores = skill_scores({q: skills.get(q, ()) for q in correct}, correct)
+        right = sum(correct.values())
+        profiles.append(
+            Profile(expert=spec.name, task=run.settings.task.name, scores=scores, graded=len(correct), correct=right)
+        )
+    return profiles
 
 
 def _borrow(run: Run) -> None:
@@ -98,7 +103,7 @@ def _borrow(run: Run) -> None:
         raise InputError(f"profiles={','.join(run.settings.profiles)}: no profile of {', '.join(missing)}")
     profiles = [found[e.name] for e in run.settings.pool.experts]
     inputs = digest([[p.expert, dict(p.scores), p.graded, p.correct] for p in profiles])
-    if not run.is_done(STAGE, inputs):
+    if run.begin(STAGE, inputs):
         write_profiles(run.storage, profiles)
         run.done(STAGE, inputs)
 

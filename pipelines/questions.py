@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
+
 from pipelines.run import Run
 from pipelines.sharding import SHARD_ROWS
 from symoe_ray.core import InputError, Question
-from symoe_ray.fingerprints import digest
+from symoe_ray.fingerprints import digest, uniform
 from symoe_ray.settings import Settings
 from symoe_ray.storage import Storage
 from symoe_ray.tables import QUESTIONS, question_of, question_row, table_of
@@ -13,6 +16,7 @@ from symoe_ray.tasks import TaskData, load_task
 
 SPLITS = ("validation", "test")
 STAGE = "questions"
+SPLIT_SHARDS = 1_000_000
 
 
 def load_questions(settings: Settings) -> TaskData:
@@ -29,28 +33,32 @@ def load_questions(settings: Settings) -> TaskData:
 
 
 def run_stage(run: Run) -> None:
-    """Read the task's files and write questions/<split>/part-*.parquet; InputError as of `load_questions`."""
+    """Read the task's files and write questions/<split>/part-*.parquet; InputError as of `load_questions`.
+
+    A question's shard follows from its id and from the number of shards, which a run keeps: a larger limit finds all
+    that was generated under a smaller one.
+    """
     data = load_questions(run.settings)
     for warning in data.warnings:
         run.warn(warning)
     inputs = digest([[_content(q) for q in split] for split in (data.validation, data.test)])
-    if run.is_done(STAGE, inputs):
+    if not run.begin(STAGE, inputs):
         return
     run.storage.delete("questions")
-    shard = 0
-    for split, questions in zip(SPLITS, (data.validation, data.test), strict=True):
-        for start in range(0, len(questions), SHARD_ROWS):
-            rows = [
-                question_row(q, split, shard, start + i) for i, q in enumerate(questions[start : start + SHARD_ROWS])
-            ]
-            run.storage.write_table(f"questions/{split}/part-{shard:05d}.parquet", table_of(rows, QUESTIONS))
-            shard += 1
+    for number, (split, questions) in enumerate(zip(SPLITS, (data.validation, data.test), strict=True)):
+        count = run.manifest["shards"].setdefault(split, max(1, math.ceil(len(questions) / SHARD_ROWS)))
+        shards = defaultdict(list)
+        for position, question in enumerate(questions):
+            shard = number * SPLIT_SHARDS + int(uniform("shard", question.id) * count)
+            shards[shard].append(question_row(question, split, shard, position))
+        for shard, rows in sorted(shards.items()):
+            run.storage.write_table(f"questions/{split}/part-{shard:07d}.parquet", table_of(rows, QUESTIONS))
     run.done(STAGE, inputs, validation=len(data.validation), test=len(data.test), warnings=run.warnings)
 
 
 def read_questions(storage: Storage, split: str) -> list[tuple[Question, int]]:
     """All questions of a split with their shards, in file order."""
-    table = storage.read_tables(storage.names(f"questions/{split}", ".parquet"), QUESTIONS)
+    table = storage.read_tables(storage.names(f"questions/{split}", ".parquet"), QUESTIONS).sort_by("position")
     return [(question_of(row), row["shard"]) for row in table.to_pylist()]
 
 

@@ -23,8 +23,8 @@ def map_parquet(
 ) -> None:
     """Read Parquet files, a block each, map the blocks, and write what comes out to `folder`.
 
-    With `partition_by` the rows go to one sub-folder per value of that column, which leaves the files (Hive partitions).
-    Needs CPUs that no slot holds; slots take none.
+    With `partition_by` the rows go to one sub-folder per value of that column, which leaves the files (Hive
+    partitions). Needs CPUs that no slot holds; slots take none.
     """
     dataset = ray.data.read_parquet(
         [storage.path(name) for name in files],

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pipelines.profile import read_profiles
 from pipelines.questions import read_questions
 from pipelines.run import Run
-from symoe_ray.core import Recruitment
 from symoe_ray.fingerprints import digest
 from symoe_ray.routing import COUNTED, Recruits, RoutingRules, random_experts, recruit
 from symoe_ray.skills import map_skills
 from symoe_ray.tables import RECRUITS, SKILLS, recruitment_row, table_of
 
 STAGE = "recruit"
+PART_ROWS = 10_000
 
 
 def run_stage(run: Run) -> None:
@@ -25,7 +25,7 @@ def run_stage(run: Run) -> None:
         run.output("annotate"), run.output("profile"), settings.embedding_model,
         {str(seed): [getattr(r, name) for name in r.__slots__] for seed, r in rules.items()},
     )  # fmt: skip
-    if not run.is_done(STAGE, inputs):
+    if run.begin(STAGE, inputs):
         _recruit(run, rules, inputs)
     for name, facts in run.manifest["stages"][STAGE]["seeds"].items():
         _warn(run, name, facts["counts"])
@@ -56,17 +56,13 @@ def _write(run: Run, seed: int, made: Recruits, shards: list[int], rules: Routin
     folder = run.seed_folder(seed) + "recruits"
     run.storage.delete(folder)
     experts = [e.name for e in run.settings.pool.experts]
-    by_shard: dict[int, list[Recruitment]] = defaultdict(list)
-    for recruitment, shard in zip(made.recruitments, shards, strict=True):
-        by_shard[shard].append(recruitment)
-    for shard, recruitments in sorted(by_shard.items()):
-        rows = [
-            recruitment_row(
-                r, shard, random_experts(r.question_id, experts, rules.k, seed, replacement=rules.replacement)
-            )
-            for r in recruitments
-        ]
-        run.storage.write_table(f"{folder}/part-{shard:05d}.parquet", table_of(rows, RECRUITS))
+    rows = [
+        recruitment_row(r, shard, random_experts(r.question_id, experts, rules.k, seed, replacement=rules.replacement))
+        for r, shard in zip(made.recruitments, shards, strict=True)
+    ]
+    for number, start in enumerate(range(0, len(rows), PART_ROWS)):
+        table = table_of(rows[start : start + PART_ROWS], RECRUITS)
+        run.storage.write_table(f"{folder}/part-{number:05d}.parquet", table)
 
 
 def _tell(run: Run, seed: int, made: Recruits) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,6 +27,30 @@ from symoe_ray.settings import Settings
 from symoe_ray.storage import Storage
 
 MANIFEST = "manifest.json"
+CONFIG = "config.yaml"
+OWNED = frozenset(
+    [
+        "config.yaml",
+        "manifest.json",
+        "status.json",
+        "events.jsonl",
+        "events.jsonl.parts",
+        "commits",
+        "logs",
+        "questions",
+        "skills",
+        "profiles",
+        "aggregators",
+        "recruits",
+        "drafts",
+        "answers",
+        "requests",
+        "responses",
+        "results.json",
+        "report.html",
+    ]
+)
+OWNED_PREFIXES = ("samples_", "seed=")
 
 
 class RunFailed(RuntimeError):  # noqa: N818  (what happened, as the command line says it)
@@ -70,10 +95,17 @@ class Run:
             raise InputError(f"stage {stage} of run {self.storage.uri} has not run yet: run `symoe {stage}` first")
         return str(done["output"])
 
-    def is_done(self, stage: str, inputs: str) -> bool:
-        """Whether a stage has run with just these inputs."""
+    def begin(self, stage: str, inputs: str) -> bool:
+        """Whether a stage must run: False if it has, with just these inputs.
+
+        What it made with others is forgotten before it is overwritten: a stage that is cut off has not run.
+        """
         done = self.manifest["stages"].get(stage)
-        return done is not None and done["inputs"] == inputs and not self.retry_failed
+        if done is not None and done["inputs"] == inputs and not self.retry_failed:
+            return False
+        if self.manifest["stages"].pop(stage, None) is not None:
+            self.save()
+        return True
 
     def done(self, stage: str, inputs: str, *made: object, **facts: object) -> None:
         """Record that a stage has run: `made` is what its output's fingerprint follows from beside the inputs."""
@@ -105,15 +137,16 @@ def run_uri(settings: Settings, name: str) -> str:
     return name if "/" in name or "://" in name else f"{settings.output_dir.rstrip('/')}/{name}"
 
 
-def saved_config(uri: str) -> Path | None:
-    """A local copy of the run's config.yaml, None where there is no such run."""
-    storage = Storage(uri)
-    return Path(storage.path("config.yaml")) if storage.is_local and storage.exists("config.yaml") else None
-
-
-def settings_of(overrides: list[str], uri: str | None) -> Settings:
-    """The settings of a stage command: the run's own, where there is one, with the overrides on top."""
-    return load(overrides, base=saved_config(uri) if uri else None)
+def settings_of(storage: Storage, overrides: Sequence[str] = ()) -> Settings | None:
+    """A run's own settings with overrides on top; None where there is no such run."""
+    if not storage.exists(CONFIG):
+        return None
+    if storage.is_local:
+        return load(overrides, base=Path(storage.path(CONFIG)))
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, CONFIG)
+        copy.write_bytes(storage.read_bytes(CONFIG))
+        return load(overrides, base=copy)
 
 
 def generation_facts(settings: Settings) -> dict[str, object]:
@@ -138,13 +171,19 @@ def open_manifest(storage: Storage, settings: Settings, *, restart: bool) -> dic
     A run that has not got as far as its first requests takes any settings.
     """
     if restart:
-        for name in storage.names():
-            if not name.endswith(".lock"):
-                storage.delete(name)
+        _delete_run(storage)
     manifest: dict[str, Any] = storage.read_json(MANIFEST, {})
     facts = generation_facts(settings)
     if not manifest:
-        return {"format": 1, "created": time.time(), "attempts": 0, "generation": facts, "stages": {}, "requests": {}}
+        return {
+            "format": 1,
+            "created": time.time(),
+            "attempts": 0,
+            "generation": facts,
+            "stages": {},
+            "requests": {},
+            "shards": {},
+        }
     if not manifest["requests"]:
         return manifest | {"generation": facts}
     old = manifest["generation"]
@@ -159,6 +198,17 @@ def open_manifest(storage: Storage, settings: Settings, *, restart: bool) -> dic
     return manifest
 
 
+def _delete_run(storage: Storage) -> None:
+    """Delete what a run owns, and nothing else; InputError for a folder with files that is no run."""
+    if not storage.exists(MANIFEST):
+        if storage.names():
+            raise InputError(f"--restart: {storage.uri} is not empty and holds no {MANIFEST}, so it is no run")
+        return
+    for name in {name.split("/", 1)[0] for name in storage.names()}:
+        if name in OWNED or name.startswith(OWNED_PREFIXES):
+            storage.delete(name)
+
+
 def storage_view(value: Any) -> Any:
     """A value as it comes back from JSON."""
     if isinstance(value, dict):
@@ -170,7 +220,7 @@ def storage_view(value: Any) -> Any:
 
 def save_config(storage: Storage, settings: Settings) -> None:
     """Write the run's config.yaml."""
-    storage.write_bytes("config.yaml", to_yaml(settings).encode())
+    storage.write_bytes(CONFIG, to_yaml(settings).encode())
 
 
 @contextmanager

@@ -1,5 +1,5 @@
-"""Ray Data for what it is good at: reading questions in shards, building requests and sharding them by expert into Parquet,
-and joining, parsing and grading what was generated. One execution per call; engines are not its business.
+"""Ray Data for what it is good at: reading questions in shards, building requests and sharding them by expert into
+Parquet, and joining, parsing and grading what was generated. One execution per call; engines are not its business.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ def generate(run: Run, stage: str, splits: tuple[str, ...], build: BuildRequests
     """
     if run.manifest["requests"].get(stage, {}).get("inputs") != inputs:
         run.start_ray()
+        if run.manifest["requests"].pop(stage, None) is not None:
+            run.save()
         run.storage.delete(f"requests/{stage}")
         schema = REQUESTS.append(pa.field("expert", pa.string()))
         _execute(run, splits, build, schema, f"requests/{stage}", partition_by="expert")
@@ -80,8 +82,10 @@ def question_files(storage: Storage, splits: Iterable[str]) -> list[str]:
 def rows_of_shards(storage: Storage, folder: str, schema: pa.Schema, questions: Rows) -> Rows:
     """The rows of a stage's table that belong to the same shards as some questions."""
     shards = pa.array(sorted({row["shard"] for row in questions}), pa.int32())
-    table = storage.read_tables(storage.names(folder, ".parquet"), schema)
-    rows: Rows = table.filter(pc.is_in(table["shard"], value_set=shards)).to_pylist()
+    tables = [
+        storage.read_table(name, filters=pc.field("shard").isin(shards)) for name in storage.names(folder, ".parquet")
+    ]
+    rows: Rows = [row for table in tables for row in table.cast(schema).to_pylist()]
     return rows
 
 

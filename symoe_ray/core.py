@@ -1,7 +1,7 @@
 """The records that cross process lines: frozen, keyword-only, and plain enough for Arrow and msgpack.
 
-One life of a question: `Question` -> `Recruitment` -> one `Request` per expert -> `Completion` per sample -> `Draft` per
-seat -> `Answer`. An identifier keeps its name and value on the whole way; failure is data on the record.
+One life of a question: `Question` -> `Recruitment` -> one `Request` per expert -> `Completion` per sample -> `Draft`
+per seat -> `Answer`. An identifier keeps its name and value on the whole way; failure is data on the record.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class ExpertSpec:
     """One expert of the pool, as data: nothing is ever decided by the look of its name.
 
     `model` is a Hugging Face id, a local folder, or `package:NAME` for a model that `symoe` prepares itself.
-    `think_end_token` ends a reasoning block that must be cut before an answer is read. `chat_template` is Jinja text for
-    a base model whose tokenizer has none. `add_bos` prepends BOS where a converted tokenizer forgets it.
+    `think_end_token` ends a reasoning block that must be cut before an answer is read. `chat_template` is Jinja text
+    for a base model whose tokenizer has none. `add_bos` prepends BOS where a converted tokenizer forgets it.
     """
 
     name: str
@@ -133,7 +133,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """One generated sample, or the reason that there is none. `index` is the sample's number, counted over the request."""
+    """One generated sample, or the reason that there is none. `index` is the sample's number, counted over the
+    request.
+    """
 
     request_id: str
     index: int

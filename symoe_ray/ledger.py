@@ -1,7 +1,7 @@
 """What a run has generated, and what is still missing: chunks, parts and commits.
 
-Slots write parts under unique names; only the pool appends commits; only committed parts are ever read. Work is leased in
-chunks of a request file, so that all rows of a part belong to the same group of questions (its shard).
+Slots write parts under unique names; only the pool appends commits; only committed parts are ever read. Work is leased
+in chunks of a request file, so that all rows of a part belong to the same group of questions (its shard).
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _Id = tuple[str, int]  # a request's id and its shard
 class Chunk:
     """The unit of lease and commit: rows `start` to `stop` of a request file, less the rows in `done`.
 
-    `partial` holds the rows that lack only some samples, as (row, first sample, count). `tokens` is the estimated output.
+    `partial` holds the rows that lack only some samples, as (row, first sample, count). `tokens` is the estimated
+    output.
     """
 
     id: str
@@ -68,7 +69,8 @@ class Commits:
     """The commit log of a run: one small file per commit, written by the pool alone.
 
     A pool writes under its attempt's number (`epoch`) and counts its commits. The driver of an attempt first puts up a
-    fence, which says how far each earlier attempt had come: a commit that an old pool still writes after that is ignored.
+    fence, which says how far each earlier attempt had come: a commit that an old pool still writes after that is
+    ignored.
     """
 
     def __init__(self, storage: Storage, epoch: int = 0) -> None:
@@ -125,19 +127,23 @@ def _counts(name: str, fences: Mapping[int, Mapping[str, int]]) -> bool:
 def responses(storage: Storage, stage: str, shards: set[int] | None = None) -> pa.Table:
     """The committed `RESPONSES` rows of a stage (of these shards) with their `expert`, each sample of a request once.
 
-    A row that was generated again after a failure replaces the failed one. A question of both splits has a request with
-    one id in a shard of each: these are two, as each shard is read for itself.
+    Only requests that the stage makes now count: what was generated for earlier ones stays on disk for the day they
+    come back. A row that was generated again after a failure replaces the failed one. A question of both splits has a
+    request with one id in a shard of each: these are two, as each shard is read for itself.
     """
     schema = RESPONSES.append(pa.field("expert", pa.string()))
+    rows = None if shards is None else pc.field("shard").isin(pa.array(sorted(shards), pa.int32()))
     tables = []
     for part in Commits(storage).parts(stage):
         if shards is None or shards & set(part.shards):
-            table = storage.read_tables([part.path], RESPONSES)
+            table = storage.read_table(part.path, filters=rows).cast(RESPONSES)
             tables.append(table.append_column("expert", pa.array([part.expert] * len(table), pa.string())))
     table = pa.concat_tables(tables) if tables else schema.empty_table()
-    if shards is not None:
-        table = table.filter(pc.is_in(table["shard"], value_set=pa.array(sorted(shards), pa.int32())))
-    return _each_once(table)
+    requests = [
+        storage.read_table(name, ["request_id"], rows) for name in storage.names(f"requests/{stage}", ".parquet")
+    ]
+    current = pa.concat_tables(requests)["request_id"] if requests else pa.array([], pa.string())
+    return _each_once(table.filter(pc.is_in(table["request_id"], value_set=pa.array(current.to_pylist(), pa.string()))))
 
 
 def _each_once(table: pa.Table) -> pa.Table:
@@ -161,8 +167,8 @@ def missing_chunks(
 ) -> Iterator[Chunk]:
     """The work that a stage still needs: expert -> request files, cut into chunks, less what is committed.
 
-    `estimate` is the expected output in tokens of one sample, per expert. With `retry_failed` a committed failure counts
-    as missing. Only one expert's keys are in memory at a time.
+    `estimate` is the expected output in tokens of one sample, per expert. With `retry_failed` a committed failure
+    counts as missing. Only one expert's keys are in memory at a time.
     """
     parts = defaultdict(list)
     for part in Commits(storage).parts(stage):

@@ -18,8 +18,8 @@ def make_request(
 ) -> Request:
     """A request whose id is the fingerprint of all that its text follows from.
 
-    The id depends on the question, expert, prompt, sampling, model, revision, chat template and run seed; not on `n`, so
-    that more samples of the same request extend those that are there. Sample i has the seed
+    The id depends on the question, expert, prompt, sampling, model, revision, chat template and run seed; not on `n`,
+    so that more samples of the same request extend those that are there. Sample i has the seed
     hash(run seed, question, expert) + i.
     """
     identity = digest(
@@ -47,7 +47,8 @@ def aggregate_request(
     max_tokens: int = 0,
     limit: int = 0,
 ) -> tuple[Request, int]:
-    """An aggregator's request to write the final answer (method, steps 3 and 6), and how many responses were cut for it.
+    """An aggregator's request to write the final answer (method, steps 3 and 6), and how many responses were cut for
+    it.
 
     Half of the context at most is kept for the answer; the longest responses are cut in the middle until the rest holds
     them, a token taken as three characters. `limit` > 0 bounds the responses' characters further.
@@ -69,8 +70,8 @@ def capped(sampling: Sampling, max_tokens: int) -> Sampling:
 def samples_wanted(seats: Sequence[Sequence[str]], everyone: Mapping[str, int] | None = None) -> dict[str, int]:
     """How many samples of each expert a question needs, so that every method finds its own.
 
-    `seats` are the experts drawn by each method (an expert's j-th seat takes its sample j); `everyone` is what the other
-    baselines want of each expert. Samples are shared: the largest wish decides.
+    `seats` are the experts drawn by each method (an expert's j-th seat takes its sample j); `everyone` is what the
+    other baselines want of each expert. Samples are shared: the largest wish decides.
     """
     wanted: dict[str, int] = dict(everyone or {})
     for drawn in seats:

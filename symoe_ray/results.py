@@ -35,7 +35,8 @@ _BASELINES = (
 class MethodRow:
     """One method's graded answer to one question with one seed, and what it cost.
 
-    `correct` is by the run's grader, `correct_reference` by the released one. `calls` counts model calls and the token
+    `correct` is by the run's grader, `correct_reference` by the released one; `graders_disagree` is whether our
+    default one and the released one do. `calls` counts model calls and the token
     counts everything that the answer needed, drafts included.
     """
 
@@ -44,6 +45,7 @@ class MethodRow:
     seed: int
     correct: bool
     correct_reference: bool
+    graders_disagree: bool = False
     answer: str
     calls: int
     prompt_tokens: int
@@ -206,7 +208,7 @@ def _grading(rows: Sequence[MethodRow]) -> dict[str, int]:
         "unparsed": sum(row.unparsed for row in rows),
         "truncated": sum(row.truncated for row in rows),
         "failed": sum(row.failed for row in rows),
-        "grader_disagreement": sum(row.correct != row.correct_reference for row in rows),
+        "grader_disagreement": sum(row.graders_disagree for row in rows),
     }
 
 

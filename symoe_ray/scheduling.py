@@ -1,9 +1,9 @@
 """Which slot works on which expert's requests next: a pure function of what the pool knows.
 
 A slot keeps the engine that it has while there is work for it. A free slot takes the longest group that nobody works on
-and that it has not had before (longest processing time first); where every group is taken it helps with the longest one,
-if the work that is left pays for another load. A slot never goes back to an engine that it has given up in this stage
-while another idle slot could have the work.
+and that it has not had before (longest processing time first); where every group is taken it helps with the longest
+one, if the work that is left pays for another load. A slot never goes back to an engine that it has given up in this
+stage while another idle slot could have the work.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotView:
-    """A slot as the pool sees it. `leases` counts chunks in flight; `had` are the engine keys it held in this stage."""
+    """A slot as the pool sees it. `leases` counts chunks in flight; `had` are the engine keys it held in this stage,
+    `barred` those that it could not load.
+    """
 
     id: str
     resident: str = ""
     leases: int = 0
     had: frozenset[str] = frozenset()
+    barred: frozenset[str] = frozenset()
     tensor_parallel_size: int = 1
     available: bool = True
 
@@ -84,7 +87,9 @@ def _best_group(
     slot: SlotView, slots: Sequence[SlotView], waiting: Mapping[str, GroupView], costs: Costs, *, again: bool
 ) -> str:
     """What an idle slot should load, "" for nothing: with `again` also an engine that it has had, or a shared one."""
-    fits = [g for g in waiting.values() if g.tensor_parallel_size <= slot.tensor_parallel_size]
+    fits = [
+        g for g in waiting.values() if g.tensor_parallel_size <= slot.tensor_parallel_size and g.key not in slot.barred
+    ]
     hosts = {g.key: sum(s.resident == g.key and s.available for s in slots) for g in fits}
     untouched = [g for g in fits if not hosts[g.key] and (again or g.key not in slot.had)]
     if untouched:

@@ -79,9 +79,9 @@ class EngineSettings:
     """How engines are run. Names that vLLM has are spelled as vLLM spells them.
 
     `kind`: vllm or fake. `slots`: engines at once on the CPU (with GPUs, `gpus` decides). `dtype` auto is the
-    checkpoint's own. `kv_cache_memory_bytes` 0 lets vLLM size it (GPU) or takes up to 1 GiB (CPU). `enforce_eager` None is
-    false on a GPU, true on the CPU. `threads` 0 shares the cores out over the slots. `chunk_rows` is the unit of lease,
-    stealing and commit.
+    checkpoint's own. `kv_cache_memory_bytes` 0 lets vLLM size it (GPU) or takes up to 1 GiB (CPU). `enforce_eager`
+    None is false on a GPU, true on the CPU. `threads` 0 shares the cores out over the slots. `chunk_rows` is the unit
+    of lease, stealing and commit.
     """
 
     kind: str = "vllm"

@@ -1,6 +1,7 @@
 """A folder on any pyarrow filesystem, with whole-file writes that are either there or not.
 
-A local write goes to a temporary name, is flushed to the disk and renamed; on an object store one PUT is atomic already.
+A local write goes to a temporary name, is flushed to the disk and renamed; on an object store one PUT is atomic
+already.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
@@ -22,7 +24,7 @@ class Storage:
     """The folder at `uri`: a local path, or s3://, gs://, ... Paths given to its methods are relative to it."""
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri.rstrip("/")
+        self.uri = uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().resolve())
         try:
             if "://" in uri:
                 self.filesystem, self.root = pafs.FileSystem.from_uri(self.uri)
@@ -121,9 +123,11 @@ class Storage:
         pq.write_table(table, sink, compression="zstd")
         self.write_bytes(name, sink.getvalue().to_pybytes())
 
-    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """Read one Parquet file."""
-        return pq.read_table(self.path(name), filesystem=self.filesystem, columns=columns, partitioning=None)
+    def read_table(self, name: str, columns: list[str] | None = None, filters: pc.Expression | None = None) -> pa.Table:
+        """Read one Parquet file: all of it, or these columns, and the rows that a filter lets through."""
+        return pq.read_table(
+            self.path(name), filesystem=self.filesystem, columns=columns, filters=filters, partitioning=None
+        )
 
     def read_tables(self, names: list[str], schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
         """Read several Parquet files as one table (empty, of that schema, where there are none)."""

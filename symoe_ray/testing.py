@@ -18,8 +18,8 @@ _OPTION = re.compile(r"^\(([A-Z])\)", re.MULTILINE)
 def fake_text(expert: str, prompt: str, seed: int) -> str:
     """What a fake expert writes, determined by its name, the prompt and the seed.
 
-    It names topics where the prompt asks for `Keywords:`, one of the prompt's options where it lists some, and an integer
-    otherwise.
+    It names topics where the prompt asks for `Keywords:`, one of the prompt's options where it lists some, and an
+    integer otherwise.
     """
     choice = uniform(expert, prompt, seed)
     if "Keywords:" in prompt:

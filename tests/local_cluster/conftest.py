@@ -130,7 +130,9 @@ def engines_of(process: subprocess.Popen[str]) -> list[int]:
         family, grown = family | new, bool(new)
     zygotes = {pid for pid, _, args in rows if "actors.zygote" in args}
     return [
-        pid for pid, parent, args in rows if pid in family and ("actors.fake_engine" in args or {pid, parent} <= zygotes)
+        pid
+        for pid, parent, args in rows
+        if pid in family and ("actors.fake_engine" in args or {pid, parent} <= zygotes)
     ]
 
 
@@ -154,8 +156,8 @@ def symoe(tmp_path: Path) -> Iterator[Symoe]:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Symoe, Command]]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Symoe, Command]:
     """One undisturbed run with fake engines, for all tests that only look at it: run `plain`, two slots, two seeds."""
     runner = Symoe(tmp_path_factory.mktemp("finished"), [])
     command = runner("run", *FAKE, "seeds=[0,1]", "--run", "plain", "--json")
-    yield runner, command
+    return runner, command

@@ -89,15 +89,16 @@ def test_hopeless_questions_are_failed_rows_and_the_others_are_answered(symoe: S
     task = ("task.name=mine", "task.kind=integer", "task.validation=validation.json", "task.test=test.json")
     command = symoe("run", *FAKE, *task, "--run", "r")
     assert command.code == 3, command.err
-    assert "2 failed answers" in command.err
+    assert "failed rows, max_failures is 0" in command.err
     assert "Traceback" not in command.out + command.err
     run = symoe.run_folder("r")
     failures = [d["failure"]["kind"] for d in run.rows("drafts") if d["failure"]]
     assert set(failures) == {"engine_died", "prompt_too_long"}
+    assert run.json("results.json")["symoe"]["failures"]["drafts"] == len(failures)
     answers = [a for a in run.rows("answers") if a["method"] == "symoe"]
     assert len(answers) == 8
     assert sum(a["failure"] is not None for a in answers) == 2
-    assert symoe("run", *FAKE, *task, "max_failures=2", "--run", "r").code == 0
+    assert symoe("run", *FAKE, *task, "max_failures=100", "--run", "r").code == 0
 
 
 def test_profiles_of_another_run_serve_a_task_without_validation_questions(symoe: Symoe) -> None:
