@@ -204,7 +204,8 @@ def _delete_run(storage: Storage) -> None:
         if storage.names():
             raise InputError(f"--restart: {storage.uri} is not empty and holds no {MANIFEST}, so it is no run")
         return
-    for name in {name.split("/", 1)[0] for name in storage.names()}:
+    there = {name.split("/", 1)[0] for name in storage.names()}
+    for name in sorted(there, key=lambda name: name == MANIFEST):  # last: a restart that is cut off can be restarted
         if name in OWNED or name.startswith(OWNED_PREFIXES):
             storage.delete(name)
 

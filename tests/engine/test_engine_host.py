@@ -37,6 +37,16 @@ def test_a_missing_sample_made_alone_is_the_one_made_in_a_batch(engines: Engines
     assert alone[0].text == together[1].text
 
 
+def test_greedy_samples_are_generated_once_and_copied(engines: Engines) -> None:
+    """vLLM refuses n > 1 at temperature 0."""
+    engines.loaded("tiny-llama")
+    samples = engines.run(engines.host.generate(request("Hello", n=3, temperature=0.0)))
+    assert [c.index for c in samples] == [0, 1, 2]
+    assert len({c.text for c in samples}) == 1
+    assert [c.failure for c in samples] == [None] * 3
+    assert [c.completion_tokens > 0 for c in samples] == [True, False, False]
+
+
 def test_bad_requests_fail_alone(engines: Engines) -> None:
     engines.loaded("tiny-llama")
 

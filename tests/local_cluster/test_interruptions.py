@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from symoe_ray.testing import CRASH
-from tests.local_cluster.conftest import FAKE, Symoe, alive, engines_of, wait_until
+from tests.local_cluster.conftest import FAKE, Symoe, alive, engines_of, slots_of, wait_until
 
 pytestmark = pytest.mark.real_ray
 SLOW = (*FAKE, "engine.fake_tokens_per_s=15", "engine.chunk_rows=8")
@@ -64,6 +64,20 @@ def test_engines_that_are_killed_at_work_are_replaced(symoe: Symoe) -> None:
         assert run.committed(stage) == Counter(run.requested(stage)), stage
     assert run.json("results.json")["symoe"]["grading"]["failed"] == 0
     assert run.events("crash")
+
+
+def test_a_slot_actor_that_is_killed_comes_back(symoe: Symoe) -> None:
+    """The only slot there is: nothing else could take its work."""
+    run = symoe.run_folder("r")
+    process = symoe.start(*RUN, "engine.slots=1", "--limit", "16")
+    wait_until(lambda: len(run.parts("profile")) >= 1, process)
+    (slot,) = slots_of(process)
+    os.kill(slot, signal.SIGKILL)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, (out, err)
+    for stage in ("annotate", "profile", "answer", "aggregate"):
+        assert run.committed(stage) == Counter(run.requested(stage)), stage
+    assert "slot actor" in " ".join(e["message"] for e in run.events("crash"))
 
 
 def test_a_second_driver_is_refused_while_the_first_works(symoe: Symoe) -> None:

@@ -34,7 +34,7 @@ def test_a_run_outlives_its_engines_and_ends_complete(symoe: Symoe) -> None:
         assert set(committed) == run.requested(stage), stage
         assert set(committed.values()) <= {1}, stage
     loads = run.events("load")
-    assert {e["tier"] for e in loads} == {"fork"}
+    assert all(e["tier"] == "fork" or "signal 9" in e["message"] for e in loads)  # a killed load goes on to spawn
     assert {e["key"].rsplit("-", 1)[0] for e in loads} == {"tiny-llama", "tiny-qwen2", "tiny-gemma2", "tiny-qwen3"}
     assert all(e["bytes"] > 0 for e in loads)
     assert run.json("results.json")["symoe"]["grading"]["failed"] == 0

@@ -243,9 +243,13 @@ class TestSettings:
 
 class TestRuns:
     def test_a_report_of_no_run_says_where_it_looked(self, symoe: Command) -> None:
-        assert symoe("report", "nosuch").refusal() == "there is no run at runs/nosuch (no config.yaml)"
-        assert symoe("report", "./nosuch", "--json").refusal().startswith("there is no run at ./nosuch")
-        assert "elsewhere/nosuch" in symoe("report", "nosuch", "output_dir=elsewhere").refusal()
+        here = Path().resolve()
+        for given, place in (
+            (("nosuch",), "runs/nosuch"),
+            (("./nosuch", "--json"), "nosuch"),
+            (("nosuch", "output_dir=elsewhere"), "elsewhere/nosuch"),
+        ):
+            assert symoe("report", *given).refusal() == f"there is no run at {here / place} (no config.yaml)"
         assert list(Path().iterdir()) == []
 
     def test_a_report_of_an_unfinished_run_says_so(self, symoe: Command) -> None:
@@ -256,7 +260,8 @@ class TestRuns:
 
     def test_a_stage_before_its_turn_names_the_one_that_is_missing(self, symoe: Command) -> None:
         message = symoe("recruit", *files(), "engine.kind=fake", "--run", "./here", "--json").err.splitlines()[-1]
-        assert message == "symoe: stage annotate of run ./here has not run yet: run `symoe annotate` first"
+        here = Path("here").resolve()
+        assert message == f"symoe: stage annotate of run {here} has not run yet: run `symoe annotate` first"
 
     def test_settings_that_would_mix_two_generations_are_refused_with_their_difference(self, symoe: Command) -> None:
         settings = files(test="[")
@@ -268,7 +273,8 @@ class TestRuns:
         said = symoe(*given)
         first, *lines = said.err.splitlines()
         assert (said.code, said.out) == (cli.USAGE, "")
-        assert "run ./here was generated with other settings; use another --run, or --restart" in first
+        here = Path("here").resolve()
+        assert f"run {here} was generated with other settings; use another --run, or --restart to delete it" in first
         assert lines == ["  max_tokens: 0 -> 9"]
         assert "test.json, line 1" in symoe(*given, "--restart").refusal()
 
@@ -276,7 +282,7 @@ class TestRuns:
     def test_a_folder_that_cannot_be_made_is_named(self, name: str, symoe: Command) -> None:
         Path("file").write_text("in the way")
         message = symoe("run", "engine.kind=fake", *files(), "--run", f"./{name}").refusal()
-        assert message.startswith(f"run ./{name}: the folder cannot be made: ")
+        assert message.startswith(f"run {Path(name).resolve()}: the folder cannot be made: ")
 
     def test_a_name_may_hold_an_equals_sign(self, symoe: Command) -> None:
         said = symoe("run", *files(), "--dry-run", "--run", "seed=1")
@@ -287,7 +293,45 @@ class TestRuns:
         with Path("here/.lock").open("w") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
             said = symoe("run", "engine.kind=fake", *files(), "--run", "./here")
-        assert said.refusal(cli.MISSING) == "run ./here is being worked on by another process"
+        assert said.refusal(cli.MISSING) == f"run {Path('here').resolve()} is being worked on by another process"
+
+    def test_a_single_stage_takes_the_settings_of_its_run_with_those_given_on_top(self, symoe: Command) -> None:
+        given = (*files(), "engine.kind=fake")
+        symoe("annotate", *given, "k=2", "temperature=0.25", "--run", "./here", "--limit", "1")
+        printed = symoe("recruit", "k=4", "--run", "./here", "--print-config").out
+        Path("saved.yaml").write_text(printed)
+        settings = load(base=Path("saved.yaml"))
+        assert (settings.k, settings.temperature, settings.limit, settings.engine.kind) == (4, 0.25, 1, "fake")
+        assert settings.task.test == "test.json"
+        other = symoe("recruit", "k=4", "--run", "./elsewhere", "--print-config").out
+        assert other == symoe("run", "k=4", "--print-config").out
+
+    def test_restart_deletes_what_a_run_owns_and_nothing_else(self, symoe: Command) -> None:
+        given = ("recruit", *files(), "engine.kind=fake", "--run", "./here")
+        symoe(*given)  # as far as it goes without engines
+        kept = {"here/.git/config": "[core]", "here/src/a.py": "pass", "here/notes.txt": "mine"}
+        for name, text in kept.items():
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            Path(name).write_text(text)
+        Path("here/responses/answer").mkdir(parents=True)
+        Path("here/responses/answer/part.parquet").write_text("old")
+        assert json.loads(Path("here/manifest.json").read_text())["attempts"] == 1
+        assert "stage annotate" in symoe(*given, "--restart").err
+        assert json.loads(Path("here/manifest.json").read_text())["attempts"] == 1
+        assert not Path("here/responses/answer/part.parquet").exists()
+        assert {name: Path(name).read_text() for name in kept} == kept
+
+    def test_restart_refuses_a_folder_that_is_no_run(self, symoe: Command) -> None:
+        kept = {"here/.git/config": "[core]", "here/src/a.py": "pass", "here/results.json": "{}"}
+        for name, text in kept.items():
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            Path(name).write_text(text)
+        message = symoe("run", *files(), "engine.kind=fake", "--run", "./here", "--restart").refusal()
+        assert message == (
+            f"--restart: {Path('here').resolve()} is not empty and holds no manifest.json, so it is no run"
+        )
+        found = {str(p): p.read_text() for p in Path("here").rglob("*") if p.is_file() and p.name != ".lock"}
+        assert found == kept
 
 
 class TestNothingIsSpent:
@@ -362,14 +406,16 @@ class TestExitCodes:
         assert self.state() == "interrupted"
 
     @pytest.mark.parametrize(("failed", "code"), [(0, 0), (1, 0), (2, 3)])
-    def test_more_failed_answers_than_allowed_is_3(
+    def test_more_failed_rows_of_any_stages_than_allowed_is_3(
         self, failed: int, code: int, symoe: Command, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        results = {"symoe": {"grading": {"failed": failed}, "methods": {}}}
+        failures = {"skills": min(failed, 1), "profiles": 0, "drafts": max(failed - 1, 0), "answers": 0}
+        results = {"symoe": {"failures": failures, "grading": {"failed": 0}, "methods": {}}}
         monkeypatch.setitem(cli.STAGES, "evaluate", lambda _: results)
         monkeypatch.setattr(cli, "write_report", lambda *_: "report.html")
         said = symoe("evaluate", *files(), "engine.kind=fake", "max_failures=1", "--run", "./here", "--json")
         assert said.code == code
         assert json.loads(said.out) == results
-        assert ("2 failed answers, max_failures is 1" in said.err) is (code == 3)
+        assert ("symoe: 2 failed rows, max_failures is 1" in said.err.splitlines()) is (code == 3)
+        assert json.loads(Path("here/status.json").read_text())["failed"] == failed
         assert self.state() == "finished"

@@ -80,3 +80,11 @@ def test_events_are_read_in_order(tmp_path: Any) -> None:
     storage.append_text("events.jsonl", '{"t": 1}\n{"t": 2}\n')
     storage.append_text("events.jsonl", '{"t": 3}\n')
     assert [e["t"] for e in read_events(storage)] == [1, 2, 3]
+
+
+def test_lines_that_were_cut_short_are_left_out(tmp_path: Any) -> None:
+    storage = Storage(str(tmp_path))
+    storage.append_text("events.jsonl", '{"t": 1}\n{"t": 2, "eve\n\n{"t": 3}\n{"t"')
+    assert [e["t"] for e in read_events(storage)] == [1, 3]
+    storage.append_text("events.jsonl", ": 4}\n")  # as its end arrives it counts
+    assert [e["t"] for e in read_events(storage)] == [1, 3, 4]

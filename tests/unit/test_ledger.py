@@ -267,6 +267,15 @@ class TestFences:
         assert len(Commits(storage).parts(STAGE)) == 1
 
 
+def ask(storage: Storage, *names: str, **shards: int) -> None:
+    """Request files of the stage, one a shard: these requests in shard 0, those of `shards` in their own."""
+    of_shard: dict[int, dict[str, int]] = {}
+    for name, shard in (*((name, 0) for name in names), *shards.items()):
+        of_shard.setdefault(shard, {})[name] = 1
+    for shard, counts in of_shard.items():
+        put_requests(storage, counts, f"part-{shard}", shard)
+
+
 class TestResponses:
     def test_nothing_is_an_empty_table_with_all_columns(self, storage: Storage) -> None:
         for shards in (None, {0}):
@@ -275,6 +284,7 @@ class TestResponses:
             assert table.column_names == [*RESPONSES.names, "expert"]
 
     def test_only_committed_rows_are_read_with_their_expert(self, storage: Storage) -> None:
+        ask(storage, "a", "b", "c")
         commit(storage, [response(("a", 0))], "part-0", "A")
         commit(storage, [response(("b", 0))], "part-0", "B")
         put_part(storage, "part-1", [response(("c", 0))])
@@ -282,11 +292,13 @@ class TestResponses:
         assert [(r["request_id"], r["expert"]) for r in rows] == [("a", "A"), ("b", "B")]
 
     def test_the_first_of_two_good_rows_counts(self, storage: Storage) -> None:
+        ask(storage, "a")
         commit(storage, [response(("a", 0), text="first"), response(("a", 1), text="other sample")], "part-0")
         commit(storage, [response(("a", 0), text="second")], "part-1")
         assert responses(storage, STAGE)["text"].to_pylist() == ["first", "other sample"]
 
     def test_a_good_row_replaces_a_failed_one_whichever_comes_first(self, storage: Storage) -> None:
+        ask(storage, "a", "b")
         commit(storage, [response(("a", 0), failure=DIED, text=""), response(("b", 0), text="good")], "part-0")
         commit(storage, [response(("a", 0), text="again"), response(("b", 0), failure=DIED, text="")], "part-1")
         rows = {r["request_id"]: r for r in responses(storage, STAGE).to_pylist()}
@@ -296,22 +308,49 @@ class TestResponses:
         }
 
     def test_two_failures_are_one_row(self, storage: Storage) -> None:
+        ask(storage, "a")
         for number in range(2):
             commit(storage, [response(("a", 0), failure=DIED)], f"part-{number}")
         (row,) = responses(storage, STAGE).to_pylist()
         assert row["failure"]["kind"] == "engine_died"
 
     def test_shards_are_picked_out_of_parts_that_mix_them(self, storage: Storage) -> None:
+        ask(storage, a=0, b=1, c=2, d=3)
         commit(storage, [response((name, 0), shard=shard) for name, shard in (("a", 0), ("b", 1), ("c", 2))])
         commit(storage, [response(("d", 0), shard=3)], "part-1")
         assert responses(storage, STAGE, {0, 2})["request_id"].to_pylist() == ["a", "c"]
         assert responses(storage, STAGE, {9}).num_rows == 0
 
     def test_parts_of_other_shards_are_not_opened(self, storage: Storage) -> None:
+        ask(storage, a=0, b=1)
         commit(storage, [response(("a", 0), shard=0)], "part-0")
         commit(storage, [response(("b", 0), shard=1)], "part-1")
         storage.delete(f"responses/{STAGE}/expert=A/part-1.parquet")
         assert responses(storage, STAGE, {0})["request_id"].to_pylist() == ["a"]
+
+    @pytest.mark.parametrize("shards", [None, {0}])
+    def test_only_what_the_stage_asks_for_now_counts(self, storage: Storage, shards: set[int] | None) -> None:
+        def there() -> list[str]:
+            found: list[str] = responses(storage, STAGE, shards)["request_id"].to_pylist()
+            return found
+
+        commit(storage, [response(("a", 0)), response(("b", 0))])
+        assert there() == []
+        ask(storage, "b", "c")
+        assert there() == ["b"]
+        storage.delete(f"requests/{STAGE}")
+        ask(storage, "a")
+        assert there() == ["a"]
+        ask(storage, "a", "b")  # what was generated for an earlier request is there when it comes back
+        assert there() == ["a", "b"]
+
+    def test_what_another_stage_asks_for_does_not_count(self, storage: Storage) -> None:
+        commit(storage, [response(("a", 0))])
+        ask(storage, "a")
+        table = storage.read_table(f"requests/{STAGE}/expert=A/part-0.parquet")
+        storage.delete(f"requests/{STAGE}")
+        storage.write_table("requests/profile/expert=A/part-0.parquet", table)
+        assert responses(storage, STAGE).num_rows == 0
 
 
 def test_work_starts_at_the_chunks_first_row(storage: Storage) -> None:

@@ -229,6 +229,25 @@ class TestGraders:
         assert reference["majority", "q1"].correct
         assert reference["oracle", "q1"].answer == "B"
 
+    @pytest.mark.parametrize("grader", ["default", "reference"])
+    def test_both_verdicts_are_there_whichever_grader_decides(self, grader: str) -> None:
+        given = tables()
+        given.drafts["q1"]["A", 0] |= {"reference_answer": "I", "reference_correct": False}  # ours: B, right
+        given.drafts["q2"]["B", 0] |= {"reference_answer": "7", "reference_correct": True}  # ours: 5, wrong
+        found = rows_of(given, grader=grader)
+        verdicts = {
+            key: (row.correct, row.correct_reference, row.graders_disagree)
+            for key, row in found.items()
+            if key[0].startswith("expert:")
+        }
+        ours = grader == "default"
+        assert verdicts == {
+            ("expert:A", "q1"): (ours, False, True),
+            ("expert:A", "q2"): (False, False, False),
+            ("expert:B", "q1"): (False, False, False),
+            ("expert:B", "q2"): (not ours, True, True),
+        }
+
 
 def test_a_seed_is_read_from_its_own_folder(tmp_path: Path) -> None:
     storage, given = Storage(str(tmp_path)), tables()

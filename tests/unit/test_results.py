@@ -18,7 +18,8 @@ def rows_of(method: str, outcomes: str, seed: int = 0, **changes: Any) -> list[M
     return [
         MethodRow(
             method=method, question_id=f"q{i}", seed=seed, correct=mark == "1",
-            correct_reference=changes.get("reference", outcomes)[i] == "1", answer="A", calls=changes.get("calls", 1),
+            correct_reference=changes.get("reference", outcomes)[i] == "1",
+            graders_disagree=i in changes.get("disagree", ()), answer="A", calls=changes.get("calls", 1),
             prompt_tokens=10, completion_tokens=5, unparsed=i in changes.get("unparsed", ()),
             truncated=i in changes.get("truncated", ()), failed=i in changes.get("failed", ()),
         )
@@ -120,13 +121,14 @@ def test_two_questions_can_detect_nothing() -> None:
 
 
 def test_grading_counts_final_answers_of_ours_only() -> None:
-    ours = rows_of("symoe", "1000", reference="1011", unparsed=(1,), truncated=(1, 2), failed=(3,))
-    others = rows_of("majority", "0000", reference="1111", unparsed=(0, 1, 2, 3), failed=(0,))
+    """Two of ours differ from the reference's verdict; but the graders disagree on those that say so: three."""
+    ours = rows_of("symoe", "1000", reference="1011", disagree=(0, 2, 3), unparsed=(1,), truncated=(1, 2), failed=(3,))
+    others = rows_of("majority", "0000", reference="1111", disagree=(1,), unparsed=(0, 1, 2, 3), failed=(0,))
     assert build(ours + others)["symoe"]["grading"] == {
         "unparsed": 1,
         "truncated": 2,
         "failed": 1,
-        "grader_disagreement": 2,
+        "grader_disagreement": 3,
     }
 
 
