@@ -200,7 +200,12 @@ class EngineHost:
 
     @staticmethod
     async def _cause(process: EngineProcess) -> str:
-        status = await process.ended
+        """How a process without a connection ended; one that stays behind is killed."""
+        try:
+            status = await asyncio.wait_for(asyncio.shield(process.ended), END_TIMEOUT_S)
+        except TimeoutError:
+            process.kill()
+            return "it closed its connection and did not end"
         return f"the engine process was killed by signal {-status}" if status < 0 else f"it exited with status {status}"
 
 

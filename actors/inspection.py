@@ -106,7 +106,7 @@ def _present(spec: ExpertSpec) -> Path | None:
     if spec.model.startswith(PACKAGE):
         folder = prepared_folder(spec.model.removeprefix(PACKAGE))
         return folder if folder.is_dir() else None
-    if Path(spec.model).expanduser().is_dir():
+    if Path(spec.model).expanduser().is_dir() or spec.model.startswith(("/", ".", "~")):
         return local_path(spec.model)
     from huggingface_hub import snapshot_download
 

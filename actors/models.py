@@ -43,7 +43,11 @@ def local_path(model: str, revision: str = "") -> Path:
     if model.startswith(PACKAGE):
         return prepare(model.removeprefix(PACKAGE))
     folder = Path(model).expanduser()
-    return folder.resolve() if folder.is_dir() else _from_hub(model, revision)
+    if folder.is_dir():
+        return folder.resolve()
+    if model.startswith(("/", ".", "~")):
+        raise ResourceError(f"model {model}: there is no such folder on this machine")
+    return _from_hub(model, revision)
 
 
 def prepare(name: str, *, verify: bool = False) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from actors.engine_host import LoadError
+from actors.engine_host import EngineDiedError, LoadError
 from actors.slot import Slot, SlotActor, SlotConfig, SlotInfo
 from symoe_ray.core import ExpertSpec, Failure, ResourceError
 from symoe_ray.ledger import Chunk, Commits, Part
@@ -53,6 +53,7 @@ class _SlotState:
     key: str = ""
     expert: str = ""
     loaded: bool = False
+    loaded_expert: str = ""
     available: bool = True
     gone: bool = False
     state: str = "idle"
@@ -74,6 +75,7 @@ class _Stage:
     failed: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    live_tokens: int = 0
     load_failures: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     load_errors: dict[str, str] = field(default_factory=dict)
     failing: set[str] = field(default_factory=set)
@@ -137,8 +139,7 @@ class EnginePool:
         if stage is None:
             return None
         seconds = time.monotonic() - stage.started
-        live = sum(s.tokens for s in self._slots.values() if s.leases)
-        tokens = max(stage.completion_tokens, min(live, sum(stage.open_tokens.values()) + stage.completion_tokens))
+        tokens = max(stage.completion_tokens, stage.live_tokens)
         left = seconds * (stage.total_rows - stage.rows) / stage.rows if stage.rows else None
         return Progress(
             stage=stage.name, rows=stage.rows, total_rows=stage.total_rows, failed=stage.failed, tokens=tokens,
@@ -158,7 +159,8 @@ class EnginePool:
             task.cancel()
         await asyncio.gather(*(s.actor.stop.remote() for s in self._slots.values()), return_exceptions=True)
         for slot in self._slots.values():
-            self._emit("unload", slot)
+            if slot.loaded_expert:
+                self._emit("unload", slot, expert=slot.loaded_expert)
             ray.kill(slot.actor)
         self._flush_events()
 
@@ -196,7 +198,7 @@ class EnginePool:
         if stage.open_chunks and all(s.gone for s in self._slots.values()):
             self._abandon(stage, ResourceError("no slot is left: every slot actor has died and none came back"))
         for key in [k for k, chunks in stage.waiting.items() if chunks and self._hopeless(stage, k)]:
-            if key not in stage.failing:
+            if key not in stage.failing and any(s.available for s in self._slots.values()):
                 stage.failing.add(key)
                 self._spawn(self._fail_group(stage, key))
 
@@ -233,7 +235,7 @@ class EnginePool:
             cause = error.cause if isinstance(error, RayTaskError) else error
             if isinstance(cause, LoadError):
                 self._load_failed(stage, slot, chunk.expert, key, cause)
-            else:
+            elif not isinstance(cause, EngineDiedError):  # which says that the slot gave the lease up, started anew
                 self._abandon(stage, RuntimeError(f"{slot.info.id}, {chunk.expert}: {error}"))
         finally:
             self._settle(stage, slot, chunk, left)
@@ -244,9 +246,12 @@ class EnginePool:
                 raise _LeaseLost
             if slot.loaded:
                 return
+            if slot.loaded_expert:
+                self._emit("unload", slot, expert=slot.loaded_expert)
+                slot.loaded_expert = ""
             slot.state, slot.expert = "load", chunk.expert
             loaded = await slot.actor.load.remote(chunk.expert)
-            slot.loaded = True
+            slot.loaded, slot.loaded_expert = True, chunk.expert
             self._load_s[key].append(loaded.seconds)
             self._emit(
                 "load", slot, expert=chunk.expert, key=key, seconds=round(loaded.seconds, 3), tier=loaded.tier,
@@ -288,9 +293,16 @@ class EnginePool:
                 slot = next((s for s in self._slots.values() if s.available), None)
                 if slot is None:
                     break
+                chunk = chunks.popleft()  # now: others may be put back in front of it while it is recorded
                 self._leases += 1
-                self._commit(stage, chunks[0], await slot.actor.fail.remote(chunks[0], f"{self._leases:06d}", failure))
-                self._close_chunk(stage, key, chunks.popleft())
+                try:
+                    part = await slot.actor.fail.remote(chunk, f"{self._leases:06d}", failure)
+                except RayActorError:
+                    chunks.appendleft(chunk)
+                    self._lose(slot)
+                    continue
+                self._commit(stage, chunk, part)
+                self._close_chunk(stage, key, chunk)
         except Exception as error:  # the rows cannot even be written
             self._abandon(stage, RuntimeError(f"{key}: {error}"))
         finally:
@@ -345,9 +357,12 @@ class EnginePool:
                 if not slot.available:
                     continue
                 try:
-                    slot.tokens, deaths = await slot.actor.progress.remote()
+                    tokens, deaths = await slot.actor.progress.remote()
                 except (RayActorError, RayTaskError):
                     continue
+                if self._stage is not None:  # an engine counts from its start, so a smaller number is a new engine's
+                    self._stage.live_tokens += tokens - slot.tokens if tokens >= slot.tokens else tokens
+                slot.tokens = tokens
                 for cause in deaths:
                     self._emit("crash", slot, expert=slot.expert, message=cause[:500])
             self._flush_events()

@@ -1,0 +1,288 @@
+"""Spawned engine processes in the hands of an engine host: real processes, with engines that have no model."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors import engine_host
+from actors.engine_host import EngineDiedError, EngineHost, LoadError
+from actors.launcher import EngineProcess, LaunchError, SpawnLauncher
+from actors.protocol import LoadEngine
+from symoe_ray.core import Completion, Message, Request, Sampling
+from symoe_ray.testing import CRASH, fake_text
+
+TIMEOUT_S = 60.0
+PLAIN = LoadEngine(args={"max_model_len": 50}, fake={"expert": "A"})
+SLOW = LoadEngine(args={}, fake={"expert": "A", "tokens_per_s": 0.01})
+
+
+class Spawner(SpawnLauncher):
+    """Remembers what it has started, and which of that was still there when the next one was."""
+
+    def __init__(self, module: str, log: Path) -> None:
+        super().__init__(module, {}, str(log))
+        self.started: list[EngineProcess] = []
+
+    async def launch(self) -> EngineProcess:
+        assert all(process.ended.done() for process in self.started), "two engines at once"
+        self.started.append(await super().launch())
+        return self.started[-1]
+
+
+class Refusing(Spawner):
+    """A way to start engines that does not work."""
+
+    tier = "fork"
+
+    async def launch(self) -> EngineProcess:
+        raise LaunchError("engines cannot be forked here")
+
+
+@pytest.fixture
+def spawner(tmp_path: Path) -> Spawner:
+    return Spawner("actors.fake_engine", tmp_path / "slot.log")
+
+
+def play(work: Callable[[EngineHost], Awaitable[Any]], *tiers: SpawnLauncher, **limits: float) -> None:
+    """Do something with a host, which is closed afterwards."""
+
+    async def whole() -> None:
+        host = EngineHost(tiers, **({"load_timeout_s": TIMEOUT_S, "stall_timeout_s": TIMEOUT_S} | limits))
+        try:
+            await work(host)
+        finally:
+            await host.close()
+
+    asyncio.run(asyncio.wait_for(whole(), 2 * TIMEOUT_S))
+
+
+def request(content: str = "Why?", *, n: int = 1, first_sample: int = 0, temperature: float = 0.7) -> Request:
+    return Request(
+        id="r", question_id="q", expert="A", messages=(Message(role="user", content=content),),
+        sampling=Sampling(temperature=temperature), seed=7, n=n, first_sample=first_sample,
+    )  # fmt: skip
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+class TestGenerate:
+    def test_a_loaded_engine_gives_as_many_samples_as_asked_for(self, spawner: Spawner) -> None:
+        async def work(host: EngineHost) -> None:
+            assert not host.alive
+            report = await host.load(PLAIN)
+            assert (report.tier, report.max_num_seqs, report.max_model_len, report.note) == ("spawn", 32, 50, "")
+            assert [process.pid for process in spawner.started] == [report.pid]
+            assert host.alive
+            texts = [fake_text("A", "Why?", 7 + i) for i in range(3)]
+            assert await host.generate(request(n=3)) == [
+                Completion(
+                    request_id="r", index=i, text=text, finish_reason="stop", prompt_tokens=1,
+                    completion_tokens=len(text.split()),
+                )
+                for i, text in enumerate(texts)
+            ]  # fmt: skip
+
+        play(work, spawner)
+
+    def test_a_sample_made_alone_is_the_one_made_with_others(self, spawner: Spawner) -> None:
+        async def work(host: EngineHost) -> None:
+            await host.load(PLAIN)
+            together = await host.generate(request(n=5))
+            assert len({c.text for c in together}) > 1
+            assert await host.generate(request(n=2, first_sample=2)) == together[2:4]
+
+        play(work, spawner)
+
+    def test_many_requests_at_once_get_their_own_answers(self, spawner: Spawner) -> None:
+        async def work(host: EngineHost) -> None:
+            await host.load(PLAIN)
+            prompts = [f"What is {i}?" for i in range(100)]
+            answers = await asyncio.gather(*(host.generate(request(p)) for p in prompts))
+            assert [c.text for (c,) in answers] == [fake_text("A", p, 7) for p in prompts]
+
+        play(work, spawner)
+
+    def test_a_prompt_that_is_too_long_fails_alone(self, spawner: Spawner) -> None:
+        async def work(host: EngineHost) -> None:
+            await host.load(PLAIN)
+            long, good = await asyncio.gather(
+                host.generate(request("why " * 50, n=2, first_sample=3)), host.generate(request("why " * 49))
+            )
+            assert [(c.index, c.failure.kind if c.failure else "") for c in long] == [
+                (3, "prompt_too_long"),
+                (4, "prompt_too_long"),
+            ]
+            assert good[0].failure is None
+
+        play(work, spawner)
+
+    def test_without_an_engine_there_is_nothing_to_generate_with(self, spawner: Spawner) -> None:
+        async def work(host: EngineHost) -> None:
+            with pytest.raises(EngineDiedError, match="no engine is loaded"):
+                await host.generate(request())
+
+        play(work, spawner)
+
+
+class TestDeath:
+    @pytest.mark.parametrize("how", ["killed", "poisoned"])
+    def test_a_death_ends_what_is_under_way_and_the_engine_can_be_loaded_again(
+        self, how: str, spawner: Spawner
+    ) -> None:
+        async def work(host: EngineHost) -> None:
+            first = await host.load(SLOW)
+            under_way = [asyncio.create_task(host.generate(request(f"{i}?"))) for i in range(3)]
+            await asyncio.sleep(0)
+            if how == "killed":
+                os.kill(first.pid, signal.SIGKILL)
+            else:
+                under_way.append(asyncio.create_task(host.generate(request(f"Why {CRASH}?"))))
+            ended = await asyncio.gather(*under_way, return_exceptions=True)
+            assert {(type(e), str(e)) for e in ended} == {
+                (EngineDiedError, "the engine process was killed by signal 9")
+            }
+            assert (host.alive, host.deaths) == (False, ["the engine process was killed by signal 9"])
+            with pytest.raises(EngineDiedError, match="no engine is loaded"):
+                await host.generate(request())
+            again = await host.load(PLAIN)
+            assert again.pid != first.pid
+            ((answer,), alive) = (await host.generate(request()), host.alive)
+            assert (answer.text, alive) == (fake_text("A", "Why?", 7), True)
+
+        play(work, spawner)
+
+    def test_an_engine_that_hangs_at_work_is_killed(self, spawner: Spawner) -> None:
+        async def work(host: EngineHost) -> None:
+            report = await host.load(SLOW)
+            os.kill(report.pid, signal.SIGSTOP)
+            with pytest.raises(EngineDiedError, match="no sign of life"):
+                await host.generate(request())
+            assert await spawner.started[0].ended == -signal.SIGKILL
+
+        play(work, spawner, stall_timeout_s=0.2)
+
+    def test_a_process_that_closes_its_connection_and_stays_is_killed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "lingering_engine.py").write_text(
+            "import os, socket, sys, time\n"
+            "from actors.protocol import Ready, receive, send\n"
+            "with socket.socket(fileno=int(sys.argv[1])) as sock:\n"
+            "    receive(sock)\n"
+            "    send(sock, Ready(pid=os.getpid(), seconds=0.0, max_num_seqs=1, max_model_len=9, modules=[]))\n"
+            "    receive(sock)\n"
+            "time.sleep(600)\n"
+        )
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        monkeypatch.setattr(engine_host, "END_TIMEOUT_S", 0.3)
+        lingering = Spawner("lingering_engine", tmp_path / "slot.log")
+
+        async def work(host: EngineHost) -> None:
+            await host.load(PLAIN)
+            with pytest.raises(EngineDiedError, match="it closed its connection"):
+                await asyncio.wait_for(host.generate(request()), TIMEOUT_S / 2)
+            assert await lingering.started[0].ended == -signal.SIGKILL
+
+        play(work, lingering)
+
+    def test_an_idle_engine_is_not_taken_for_one_that_hangs(self, spawner: Spawner) -> None:
+        async def work(host: EngineHost) -> None:
+            await host.load(PLAIN)
+            await asyncio.sleep(0.5)
+            assert host.alive
+            assert len(await host.generate(request())) == 1
+
+        play(work, spawner, stall_timeout_s=0.1)
+
+    def test_unloading_ends_the_process_and_what_is_under_way(self, spawner: Spawner) -> None:
+        async def work(host: EngineHost) -> None:
+            report = await host.load(SLOW)
+            under_way = asyncio.create_task(host.generate(request()))
+            await asyncio.sleep(0)
+            await host.unload()
+            with pytest.raises(EngineDiedError, match="the engine was unloaded"):
+                await under_way
+            assert gone(report.pid)
+            assert (host.alive, host.report, host.deaths) == (False, None, [])
+
+        play(work, spawner)
+
+
+class TestLoad:
+    def test_an_engine_ends_before_the_next_one_starts(self, spawner: Spawner) -> None:
+        async def work(host: EngineHost) -> None:
+            for expert in "ABA":
+                await host.load(LoadEngine(args={}, fake={"expert": expert}))
+                ((answer,),) = (await host.generate(request()),)
+                assert answer.text == fake_text(expert, "Why?", 7)
+            assert len(spawner.started) == 3
+
+        play(work, spawner)
+
+    def test_after_close_nothing_can_be_loaded_and_nothing_is_left(self, spawner: Spawner) -> None:
+        async def work(host: EngineHost) -> None:
+            report = await host.load(PLAIN)
+            await host.close()
+            assert gone(report.pid)
+            with pytest.raises(LoadError, match="the slot is ending"):
+                await host.load(PLAIN)
+            assert len(spawner.started) == 1
+
+        play(work, spawner)
+
+    @pytest.mark.parametrize(
+        ("module", "status", "logged"),
+        [
+            ("actors.no_such_engine", 1, "No module named"),
+            ("actors.fake_engine", 1, "could not convert string to float"),
+        ],
+        ids=["no module", "an error at the start"],
+    )
+    def test_a_process_that_ends_at_once_is_a_load_error_at_once(
+        self, module: str, status: int, logged: str, tmp_path: Path
+    ) -> None:
+        log = tmp_path / "slot.log"
+        wrong = LoadEngine(args={}, fake={"tokens_per_s": "fast"})
+
+        async def work(host: EngineHost) -> None:
+            started = time.monotonic()
+            with pytest.raises(LoadError, match=f"^spawn: it exited with status {status}$"):
+                await host.load(wrong)
+            assert time.monotonic() - started < TIMEOUT_S / 2
+            assert not host.alive
+
+        play(work, Spawner(module, log))
+        assert logged in log.read_text()
+
+    def test_the_next_tier_takes_over_and_the_report_says_why(self, spawner: Spawner, tmp_path: Path) -> None:
+        refusing, broken = Refusing("", tmp_path / "log"), Spawner("actors.no_such_engine", tmp_path / "log")
+
+        async def work(host: EngineHost) -> None:
+            report = await host.load(PLAIN)
+            assert report.note == "fork: engines cannot be forked here; spawn: it exited with status 1"
+            assert report.pid == spawner.started[0].pid
+            assert len(await host.generate(request())) == 1
+
+        play(work, refusing, broken, spawner)
+
+    def test_an_engine_that_does_not_get_ready_is_killed(self, spawner: Spawner) -> None:
+        async def work(host: EngineHost) -> None:
+            with pytest.raises(LoadError, match=r"^spawn: not ready after 1 s$"):
+                await host.load(LoadEngine(args={}, fake={"load_s": TIMEOUT_S}))
+            assert await spawner.started[0].ended == -signal.SIGKILL
+
+        play(work, spawner, load_timeout_s=1.0)

@@ -1,0 +1,603 @@
+"""The engine pool over slot actors without Ray: what dies, fails to load or goes wrong ends in a decision."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
+
+from actors import pool as pool_module
+from actors.engine_host import EngineDiedError, LoadError
+from actors.pool import EnginePool, PoolConfig
+from actors.slot import Loaded, SlotConfig, SlotInfo
+from symoe_ray.core import ExpertSpec, Failure, ResourceError
+from symoe_ray.ledger import Chunk, Commits, Part
+from symoe_ray.ports import StageSummary
+from symoe_ray.settings import EngineSettings
+from symoe_ray.storage import Storage
+
+TIMEOUT_S = 20.0
+EXPERTS = {name: ExpertSpec(name=name, model=f"org/{name}") for name in "AB"}
+STAGE = "answer"
+ROWS = 10
+
+
+def chunk_of(expert: str, number: int, **changes: Any) -> Chunk:
+    """Ten rows of an expert's only request file: work enough that a second slot is worth its load."""
+    given: dict[str, Any] = {
+        "id": f"{expert}{number}", "stage": STAGE, "expert": expert, "path": f"requests/{expert}",
+        "start": number * ROWS, "stop": (number + 1) * ROWS, "rows": ROWS, "tokens": 100_000,
+    }  # fmt: skip
+    return Chunk(**(given | changes))
+
+
+def chunks_of(**counts: int) -> list[Chunk]:
+    return [chunk_of(expert, i) for expert, count in counts.items() for i in range(count)]
+
+
+def lacking(chunk: Chunk) -> tuple[int, ...]:
+    return tuple(row for row in range(chunk.start, chunk.stop) if row not in chunk.done)
+
+
+def part_of(chunk: Chunk, rows: tuple[int, ...], *, failed: int = 0) -> Part:
+    """A part with these rows of a chunk: two prompt tokens and one of output each."""
+    return Part(
+        path=f"responses/{chunk.id}", stage=chunk.stage, expert=chunk.expert, chunk=chunk.id, slot="", shards=(0,),
+        requests=len(rows), samples=len(rows), failed=failed, prompt_tokens=2 * len(rows), completion_tokens=len(rows),
+        seconds=0.0, done=rows,
+    )  # fmt: skip
+
+
+def as_ray_raises(error: Exception) -> Exception:
+    """An actor's own death is Ray's to tell; an exception inside it comes wrapped."""
+    if isinstance(error, RayActorError):
+        return error
+    task_error = RayTaskError("slot", f"{type(error).__name__}: {error}", error, proctitle="slot", pid=1, ip="here")
+    raised: Exception = task_error.as_instanceof_cause()
+    return raised
+
+
+class Method:
+    """A method of an actor handle."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def options(self, **_: object) -> Method:
+        return self
+
+    def remote(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+
+async def answer(work: Awaitable[Any]) -> Any:
+    """What a reference resolves to."""
+    try:
+        return await work
+    except Exception as error:
+        raise as_ray_raises(error) from None
+
+
+async def value(part: Part) -> Part:
+    return part
+
+
+async def nothing(*_: object) -> None:
+    await asyncio.sleep(0)
+
+
+async def whole(_: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
+    await asyncio.sleep(0)
+    yield part_of(chunk, lacking(chunk))
+
+
+@dataclass
+class Script:
+    """What slots do beside answering: each may raise, or wait."""
+
+    start: Callable[[StubSlot], Awaitable[None]] = nothing
+    load: Callable[[StubSlot, str], Awaitable[None]] = nothing
+    generate: Callable[[StubSlot, Chunk], AsyncIterator[Part]] = whole
+    fail: Callable[[StubSlot, Chunk], Awaitable[None]] = nothing
+
+
+@dataclass
+class Log:
+    """What the slots were asked for, in order, as (slot, expert) or (slot, chunk)."""
+
+    starts: list[str] = field(default_factory=list)
+    loads: list[tuple[str, str]] = field(default_factory=list)
+    grants: list[tuple[str, Chunk]] = field(default_factory=list)
+    failed: list[tuple[str, Chunk, Failure]] = field(default_factory=list)
+
+    def grants_of(self, chunk_id: str) -> list[Chunk]:
+        return [chunk for _, chunk in self.grants if chunk.id == chunk_id]
+
+
+class StubSlot:
+    """The handle of a slot actor: it plays a script, and insists on having the engine that it is to use."""
+
+    def __init__(self, config: SlotConfig, script: Script, log: Log) -> None:
+        self.id, self._script, self._log, self._resident = config.id, script, log, ""
+        self.start = Method(lambda: answer(self._start()))
+        self.load = Method(lambda expert: answer(self._load(expert)))
+        self.generate = Method(self._generate)
+        self.fail = Method(lambda *given: answer(self._fail(*given)))
+        self.progress = Method(self._progress)
+
+    async def _start(self) -> SlotInfo:
+        self._log.starts.append(self.id)
+        await self._script.start(self)
+        self._resident = ""
+        return SlotInfo(id=self.id, node="node", pid=1, gpus=0)
+
+    async def _load(self, expert: str) -> Loaded:
+        self._log.loads.append((self.id, expert))
+        await self._script.load(self, expert)
+        self._resident = expert
+        return Loaded(tier="spawn", seconds=0.01, bytes=0, note="")
+
+    async def _generate(self, chunk: Chunk, _: str) -> AsyncIterator[Awaitable[Part]]:
+        self._log.grants.append((self.id, chunk))
+        try:
+            assert self._resident == chunk.expert
+            async for part in self._script.generate(self, chunk):
+                yield value(part)
+        except Exception as error:
+            raised = as_ray_raises(error)
+        else:
+            return
+        future: asyncio.Future[Part] = asyncio.get_running_loop().create_future()
+        future.set_exception(raised)
+        yield future
+
+    async def _fail(self, chunk: Chunk, _: str, failure: Failure) -> Part:
+        self._log.failed.append((self.id, chunk, failure))
+        await self._script.fail(self, chunk)
+        rows = lacking(chunk)
+        return part_of(chunk, rows, failed=len(rows))
+
+    async def _progress(self) -> tuple[int, list[str]]:
+        return 0, []
+
+
+@dataclass
+class Rig:
+    """A pool over stub slots, and what came of its stages."""
+
+    config: PoolConfig
+    log: Log = field(default_factory=Log)
+
+    def play(self, chunks: list[Chunk], *more: list[Chunk]) -> StageSummary:
+        """Start the pool and work through a stage, and through more of them; the last one's summary."""
+        return asyncio.run(asyncio.wait_for(self._play(chunks, *more), TIMEOUT_S))
+
+    async def _play(self, *stages: list[Chunk]) -> StageSummary:
+        pool = EnginePool(self.config)
+        await pool.start()
+        summaries = [await pool.generate(STAGE, chunks) for chunks in stages]
+        return summaries[-1]
+
+    def committed(self) -> Counter[tuple[str, int]]:
+        """How often each (expert, row) is committed."""
+        parts = Commits(Storage(self.config.run_uri), epoch=1).parts(STAGE)
+        return Counter((part.expert, row) for part in parts for row in part.done)
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        lines = Storage(self.config.run_uri).read_text("events.jsonl").splitlines()
+        return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+def once(**counts: int) -> Counter[tuple[str, int]]:
+    """Every row of that many chunks of each expert, committed once."""
+    return Counter((expert, row) for expert, count in counts.items() for row in range(count * ROWS))
+
+
+MakeRig = Callable[..., Rig]
+
+
+@pytest.fixture
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRig:
+    def make(*, slots: int = 1, max_attempts: int = 2, gpus_per_slot: int = 0, **script: Any) -> Rig:
+        made = Rig(
+            PoolConfig(
+                run_uri=str(tmp_path / "run"), epoch=1, started=0.0, experts=tuple(EXPERTS.values()), slots=slots,
+                engine=EngineSettings(kind="fake", max_attempts=max_attempts), gpus_per_slot=gpus_per_slot,
+            )
+        )  # fmt: skip
+        actor = Method(lambda config: StubSlot(config, Script(**script), made.log))
+        monkeypatch.setattr(pool_module, "SlotActor", actor)
+        return made
+
+    return make
+
+
+class TestWork:
+    @pytest.mark.parametrize("slots", [1, 2, 3])
+    def test_every_row_is_committed_once(self, slots: int, rig: MakeRig) -> None:
+        pool = rig(slots=slots)
+        summary = pool.play(chunks_of(A=5, B=3))
+        assert (summary.rows, summary.failed) == (80, 0)
+        assert (summary.prompt_tokens, summary.completion_tokens) == (160, 80)
+        assert pool.committed() == once(A=5, B=3)
+        assert len(pool.log.grants) == 8
+        assert sum(event["requests"] for event in pool.events("generate")) == 80
+
+    def test_one_slot_loads_each_engine_once_and_keeps_it_for_the_next_stage(self, rig: MakeRig) -> None:
+        pool = rig()
+        pool.play(chunks_of(A=2, B=4), chunks_of(A=1), chunks_of(A=1, B=1))
+        assert pool.log.loads == [("slot-0", expert) for expert in "BAB"]
+        keys = [EXPERTS[expert].engine_key for expert in "BAB"]
+        assert [event["key"] for event in pool.events("load")] == keys
+
+    def test_nothing_to_do_is_done_at_once(self, rig: MakeRig) -> None:
+        pool = rig()
+        assert pool.play([]).rows == 0
+        assert pool.log.loads == []
+
+    def test_a_second_stage_at_the_same_time_is_refused(self, rig: MakeRig) -> None:
+        pool = rig()
+
+        async def twice() -> list[StageSummary | BaseException]:
+            actor = EnginePool(pool.config)
+            await actor.start()
+            stages = (actor.generate(STAGE, chunks_of(A=1)), actor.generate("profile", chunks_of(A=1)))
+            return await asyncio.gather(*stages, return_exceptions=True)
+
+        first, second = asyncio.run(asyncio.wait_for(twice(), TIMEOUT_S))
+        assert isinstance(first, StageSummary)
+        assert isinstance(second, RuntimeError)
+        assert str(second) == f"the pool is busy with stage {STAGE}"
+
+    def test_progress_is_that_of_the_stage_and_none_between_stages(self, rig: MakeRig) -> None:
+        halfway: list[Any] = []
+
+        async def generate(_: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
+            yield part_of(chunk, lacking(chunk)[:4])
+            halfway.append(await actor.progress())
+            yield part_of(chunk, lacking(chunk)[4:])
+
+        pool = rig(generate=generate)
+        actor = EnginePool(pool.config)
+
+        async def play() -> tuple[object, object]:
+            before = await actor.progress()
+            await actor.start()
+            await actor.generate(STAGE, chunks_of(A=1))
+            return before, await actor.progress()
+
+        assert asyncio.run(asyncio.wait_for(play(), TIMEOUT_S)) == (None, None)
+        (progress,) = halfway
+        assert (progress.stage, progress.rows, progress.total_rows, progress.tokens) == (STAGE, 4, 10, 4)
+        assert [(s.slot, s.state, s.expert) for s in progress.slots] == [("slot-0", "generate", "A")]
+
+
+class TestDeaths:
+    @pytest.mark.parametrize("slots", [1, 2])
+    @pytest.mark.parametrize("where", ["generate", "load"])
+    def test_the_work_of_a_slot_that_dies_and_comes_back_is_granted_again(
+        self, where: str, slots: int, rig: MakeRig
+    ) -> None:
+        died: list[str] = []
+
+        def die_once(slot: StubSlot) -> None:
+            if not died:
+                died.append(slot.id)
+                raise RayActorError
+
+        async def load(slot: StubSlot, _: str) -> None:
+            die_once(slot)
+
+        async def generate(slot: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
+            die_once(slot)
+            yield part_of(chunk, lacking(chunk))
+
+        pool = rig(slots=slots, **({"load": load} if where == "load" else {"generate": generate}))
+        summary = pool.play(chunks_of(A=4))
+        assert (summary.rows, summary.failed) == (40, 0)
+        assert pool.committed() == once(A=4)
+        assert pool.log.failed == []
+        (slot,) = died
+        assert pool.log.starts.count(slot) == 2
+        assert len(pool.log.starts) == slots + 1
+        granted = Counter(chunk.id for _, chunk in pool.log.grants)
+        assert sorted(granted.values()) == ([1, 1, 1, 2] if where == "generate" else [1, 1, 1, 1])
+        (crash,) = pool.events("crash")
+        assert (crash["slot"], crash["expert"]) == (slot, "A")
+        assert crash["message"].startswith("slot actor: ")
+
+    def test_a_slot_that_came_back_has_no_engine_and_loads_it_again(self, rig: MakeRig) -> None:
+        async def generate(_: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
+            if len(pool.log.grants) == 1:
+                raise RayActorError
+            yield part_of(chunk, lacking(chunk))
+
+        pool = rig(generate=generate)
+        pool.play(chunks_of(A=3))
+        assert pool.log.loads == [("slot-0", "A"), ("slot-0", "A")]
+
+    def test_two_leases_that_end_with_one_death_wake_the_slot_once(self, rig: MakeRig) -> None:
+        dead = asyncio.Event()
+
+        async def generate(_: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
+            if len(pool.log.grants) == 2:
+                dead.set()
+            if not dead.is_set() or len(pool.log.grants) == 2:
+                await dead.wait()
+                raise RayActorError
+            yield part_of(chunk, lacking(chunk))
+
+        pool = rig(generate=generate)
+        assert pool.play(chunks_of(A=4)).failed == 0
+        assert pool.committed() == once(A=4)
+        assert len(pool.log.grants) == 6
+        assert pool.log.starts == ["slot-0", "slot-0"]
+
+    def test_parts_from_before_a_death_are_committed_once_and_only_the_rest_is_granted_again(
+        self, rig: MakeRig
+    ) -> None:
+        async def generate(_: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
+            if len(pool.log.grants) == 1:
+                yield part_of(chunk, (10, 12))
+                yield part_of(chunk, (11,))
+                raise RayActorError
+            yield part_of(chunk, lacking(chunk))
+
+        pool = rig(generate=generate)
+        started = chunk_of("A", 1, done=(19,), partial=((12, 1, 2), (15, 0, 1), (15, 3, 1)), rows=9)
+        summary = pool.play([started])
+        assert (summary.rows, summary.completion_tokens) == (9, 9)
+        first, again = pool.log.grants_of("A1")
+        assert first == started
+        assert (again.done, again.rows) == ((10, 11, 12, 19), 6)
+        assert again.partial == ((15, 0, 1), (15, 3, 1))
+        assert pool.committed() == Counter(("A", row) for row in range(10, 19))
+
+    def test_a_death_after_the_last_row_leaves_nothing_to_do(self, rig: MakeRig) -> None:
+        async def generate(_: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
+            yield part_of(chunk, lacking(chunk))
+            raise RayActorError
+
+        pool = rig(generate=generate)
+        assert pool.play(chunks_of(A=1)).rows == 10
+        assert len(pool.log.grants) == 1
+
+    @pytest.mark.parametrize("slots", [1, 2])
+    def test_when_no_slot_comes_back_the_stage_ends_with_a_resource_error(self, slots: int, rig: MakeRig) -> None:
+        async def start(slot: StubSlot) -> None:
+            if pool.log.starts.count(slot.id) > 1:
+                raise RayActorError
+
+        async def generate(_: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
+            if chunk.id != "A0":
+                raise RayActorError
+            yield part_of(chunk, lacking(chunk))
+
+        pool = rig(slots=slots, start=start, generate=generate)
+        with pytest.raises(ResourceError, match="no slot is left"):
+            pool.play(chunks_of(A=6))
+        assert pool.committed() == once(A=1)
+
+    def test_the_others_do_the_work_of_a_slot_that_does_not_come_back(self, rig: MakeRig) -> None:
+        async def start(slot: StubSlot) -> None:
+            if pool.log.starts.count(slot.id) > 1:
+                raise RayActorError
+
+        async def generate(slot: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
+            if slot.id == "slot-0":
+                raise RayActorError
+            yield part_of(chunk, lacking(chunk))
+
+        pool = rig(slots=2, start=start, generate=generate)
+        assert pool.play(chunks_of(A=3, B=3)).failed == 0
+        assert pool.committed() == once(A=3, B=3)
+
+    def test_a_lease_that_the_slot_gave_up_is_granted_again(self, rig: MakeRig) -> None:
+        """The connection of one lease broke, but the actor lives: the start that follows ends the other one's work."""
+        both, started = asyncio.Event(), asyncio.Event()
+
+        async def start(_: StubSlot) -> None:
+            if len(pool.log.starts) > 1:
+                started.set()
+
+        async def generate(_: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
+            if len(pool.log.grants) == 1:
+                await both.wait()
+                raise ActorUnavailableError("its connection broke", None)
+            if len(pool.log.grants) == 2:
+                yield part_of(chunk, lacking(chunk)[:3])
+                both.set()
+                await started.wait()
+                raise EngineDiedError("the lease was lost")
+            yield part_of(chunk, lacking(chunk))
+
+        pool = rig(start=start, generate=generate)
+        assert pool.play(chunks_of(A=3)).failed == 0
+        assert pool.committed() == once(A=3)
+        assert sorted(chunk.rows for _, chunk in pool.log.grants) == [7, 10, 10, 10, 10]
+        assert pool.log.starts == ["slot-0", "slot-0"]
+
+
+class TestLoads:
+    @pytest.mark.parametrize("bad", ["slot-0", "slot-1"])
+    def test_a_slot_that_cannot_load_leaves_the_work_to_one_that_can(self, bad: str, rig: MakeRig) -> None:
+        async def load(slot: StubSlot, _: str) -> None:
+            if slot.id == bad:
+                raise LoadError("no memory")
+
+        pool = rig(slots=2, load=load)
+        summary = pool.play(chunks_of(A=20, B=4))
+        assert (summary.rows, summary.failed) == (240, 0)
+        assert pool.log.failed == []
+        assert pool.committed() == once(A=20, B=4)
+        assert bad not in {slot for slot, _ in pool.log.grants}
+        tried = Counter(expert for slot, expert in pool.log.loads if slot == bad)
+        assert tried
+        assert max(tried.values()) <= 2
+        assert {event["message"] for event in pool.events("crash")} == {"load: no memory"}
+
+    @pytest.mark.parametrize("slots", [1, 2])
+    @pytest.mark.parametrize("max_attempts", [1, 3])
+    def test_rows_of_an_engine_that_no_slot_can_load_fail_and_the_others_do_not(
+        self, slots: int, max_attempts: int, rig: MakeRig
+    ) -> None:
+        async def load(_: StubSlot, expert: str) -> None:
+            if expert == "B":
+                raise LoadError("no memory")
+
+        pool = rig(slots=slots, max_attempts=max_attempts, load=load)
+        summary = pool.play(chunks_of(A=5, B=7))
+        assert (summary.rows, summary.failed) == (120, 70)
+        assert pool.committed() == once(A=5, B=7)
+        assert {chunk.expert for _, chunk in pool.log.grants} == {"A"}
+        assert sorted(chunk.id for _, chunk, _ in pool.log.failed) == [f"B{i}" for i in range(7)]
+        assert {failure for _, _, failure in pool.log.failed} == {
+            Failure(boundary="engine", kind="load_failed", message="no memory", retryable=True)
+        }
+        tried = Counter(slot for slot, expert in pool.log.loads if expert == "B")
+        assert tried == {f"slot-{i}": max_attempts for i in range(slots)}
+
+    def test_what_was_committed_before_the_engine_could_not_be_loaded_again_stays(self, rig: MakeRig) -> None:
+        async def generate(_: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
+            yield part_of(chunk, lacking(chunk)[:4])
+            raise LoadError("no memory")
+
+        pool = rig(max_attempts=1, generate=generate)
+        summary = pool.play(chunks_of(A=1))
+        assert (summary.rows, summary.failed) == (10, 6)
+        assert pool.committed() == once(A=1)
+
+    def test_a_load_that_fails_once_is_tried_again_and_never_for_no_engine(self, rig: MakeRig) -> None:
+        """Two leases wait for it: the second one must not go on with the slot that the first has given up."""
+
+        async def load(_: StubSlot, __: str) -> None:
+            await asyncio.sleep(0)
+            if len(pool.log.loads) == 1:
+                raise LoadError("no memory")
+
+        pool = rig(load=load)
+        summary = pool.play(chunks_of(A=6))
+        assert (summary.rows, summary.failed) == (60, 0)
+        assert pool.log.loads == [("slot-0", "A"), ("slot-0", "A")]
+        assert [(e["expert"], e["key"]) for e in pool.events("load")] == [("A", EXPERTS["A"].engine_key)]
+        assert [(e["expert"], e["message"]) for e in pool.events("crash")] == [("A", "load: no memory")]
+
+    def test_the_next_stage_may_try_again(self, rig: MakeRig) -> None:
+        async def load(_: StubSlot, __: str) -> None:
+            if len(pool.log.loads) == 1:
+                raise LoadError("no memory")
+
+        pool = rig(max_attempts=1, load=load)
+        assert pool.play(chunks_of(A=1), [chunk_of("A", 1)]).failed == 0
+        assert len(pool.log.failed) == 1
+
+    def test_a_chunk_that_comes_back_while_others_are_recorded_as_failed_is_recorded_too(self, rig: MakeRig) -> None:
+        """Two leases lose their engine, and it cannot be loaded again; the second one hears of it later."""
+        both, recording, came_back = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def generate(_: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
+            if len(pool.log.grants) == 1:
+                await both.wait()
+            else:
+                both.set()
+                await recording.wait()
+                came_back.set()
+            raise LoadError("no memory")
+            yield part_of(chunk, ())
+
+        async def fail(_: StubSlot, chunk: Chunk) -> None:
+            recording.set()
+            await came_back.wait()
+            for _ in range(10):
+                await asyncio.sleep(0)
+
+        pool = rig(max_attempts=1, generate=generate, fail=fail)
+        summary = pool.play(chunks_of(A=2))
+        assert (summary.rows, summary.failed) == (20, 20)
+        assert [chunk.id for _, chunk, _ in pool.log.failed] == ["A0", "A1"]
+        assert pool.committed() == once(A=2)
+
+    def test_a_slot_that_dies_while_it_records_failures_does_so_when_it_is_back(self, rig: MakeRig) -> None:
+        spinning: list[set[Any]] = []
+
+        async def start(_: StubSlot) -> None:
+            if len(pool.log.starts) > 1:  # nobody may be busy waiting meanwhile
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                before = asyncio.all_tasks()
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                    spinning.append(asyncio.all_tasks() - before)
+
+        async def load(_: StubSlot, __: str) -> None:
+            raise LoadError("no memory")
+
+        async def fail(_: StubSlot, __: Chunk) -> None:
+            if len(pool.log.failed) == 1:
+                raise RayActorError
+
+        pool = rig(max_attempts=1, start=start, load=load, fail=fail)
+        summary = pool.play(chunks_of(A=2))
+        assert (summary.rows, summary.failed) == (20, 20)
+        assert spinning == [set()] * 10
+        assert pool.committed() == once(A=2)
+        first, again, other = (chunk.id for _, chunk, _ in pool.log.failed)
+        assert first == again != other
+        assert pool.log.starts == ["slot-0", "slot-0"]
+
+
+class TestErrors:
+    @pytest.mark.parametrize("slots", [1, 2])
+    @pytest.mark.parametrize("where", ["generate", "load", "fail"])
+    def test_an_unexpected_error_ends_the_stage_once(self, where: str, slots: int, rig: MakeRig) -> None:
+        async def boom(*_: object) -> None:
+            raise ValueError("the disk is full")
+
+        async def generate(_: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
+            await boom()
+            yield part_of(chunk, ())
+
+        async def no_load(*_: object) -> None:
+            raise LoadError("no memory")
+
+        script = {"generate": {"generate": generate}, "load": {"load": boom}, "fail": {"load": no_load, "fail": boom}}
+        pool = rig(slots=slots, max_attempts=1, **script[where])
+        with pytest.raises(RuntimeError, match="the disk is full"):
+            pool.play(chunks_of(A=50))
+        assert len(pool.log.grants) + len(pool.log.loads) + len(pool.log.failed) <= 4 * slots
+        assert pool.committed() == Counter()
+
+    def test_the_error_names_slot_and_expert(self, rig: MakeRig) -> None:
+        async def load(_: StubSlot, expert: str) -> None:
+            if expert == "A":
+                raise ValueError("odd")
+
+        with pytest.raises(RuntimeError, match=r"slot-0, A: .*odd"):
+            rig(load=load).play(chunks_of(A=1, B=1))
+
+    def test_a_pool_that_has_been_taken_over_commits_nothing_more(self, rig: MakeRig) -> None:
+        async def load(*_: object) -> None:
+            Commits(Storage(pool.config.run_uri), epoch=2).fence()
+
+        pool = rig(load=load)
+        with pytest.raises(RuntimeError, match=r"attempt 1 at run .* has been taken over"):
+            pool.play(chunks_of(A=5))
+        assert pool.committed() == Counter()
+
+    def test_a_slot_that_does_not_start_is_a_resource_error(
+        self, rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def start(slot: StubSlot) -> None:
+            if slot.id == "slot-1":
+                await asyncio.Event().wait()
+
+        monkeypatch.setattr(pool_module, "SLOT_START_TIMEOUT_S", 0.05)
+        with pytest.raises(ResourceError, match=r"slot 2 of 2 did not start .* have 4 free GPUs\?"):
+            rig(slots=2, gpus_per_slot=2, start=start).play(chunks_of(A=1))
