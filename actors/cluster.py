@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import ray
 
@@ -15,6 +17,7 @@ from symoe_ray.core import ResourceError
 from symoe_ray.settings import Settings
 
 DATA_CPUS = 2
+_LOGS = ("worker-*.out", "worker-*.err", "raylet.err", "gcs_server.err", "ray-data/*.log")
 _QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_DATA_LOG_LEVEL": "ERROR",
@@ -33,23 +36,26 @@ class SlotPlan:
 
 
 @contextmanager
-def connected(settings: Settings) -> Iterator[None]:
+def connected(settings: Settings, logs: Path | None = None) -> Iterator[None]:
     """Ray for the time of a run: a cluster of its own (`cluster.address` local), or the one at the address.
 
     Ray Data needs CPUs that no slot holds: slots take none, and a local cluster has at least `DATA_CPUS`. A local
     cluster has token authentication, which `ray.init` turns on by itself where RAY_AUTH_MODE does not say otherwise.
+    What its processes had to say is in `logs` afterwards, and its session folder is gone.
     """
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
     address = settings.cluster.address
     on_sigterm = signal.getsignal(signal.SIGTERM)  # ray.init puts its own handler there, which prints a stack trace
     common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    session = ""
     if address == "local" and "RAY_ADDRESS" not in os.environ:
-        ray.init(
+        context = ray.init(
             address="local", include_dashboard=settings.cluster.dashboard,
             num_cpus=settings.cluster.num_cpus or max(DATA_CPUS, os.cpu_count() or 1),
             object_store_memory=settings.cluster.object_store_bytes or None, **common,
         )  # fmt: skip
+        session = context.address_info["session_dir"]
     else:
         where = os.environ.get("RAY_ADDRESS", "auto") if address == "local" else address
         try:
@@ -61,6 +67,20 @@ def connected(settings: Settings) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        if session:
+            if logs is not None:
+                _keep_logs(Path(session, "logs"), logs)
+            shutil.rmtree(session, ignore_errors=True)
+
+
+def _keep_logs(source: Path, target: Path) -> None:
+    """Copy what Ray's workers and Ray Data have written, where they have written anything."""
+    for pattern in _LOGS:
+        for file in source.glob(pattern):
+            with suppress(OSError):  # logs are no reason to fail a run
+                if file.stat().st_size:
+                    target.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(file, target / file.name)
 
 
 def slot_plan(settings: Settings) -> SlotPlan:

@@ -6,17 +6,17 @@ It decides nothing itself: `symoe_ray.scheduling.next_lease` does, from a view o
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from actors.engine_host import EngineDiedError, LoadError
+from actors.pool_state import EventLog, SlotState, StageState, stage_of
 from actors.slot import Slot, SlotActor, SlotConfig, SlotInfo
 from symoe_ray.core import ExpertSpec, Failure, ResourceError
 from symoe_ray.ledger import Chunk, Commits, Part
@@ -46,43 +46,6 @@ class _LeaseLost(Exception):  # noqa: N818  (no error: the chunk is granted agai
     """The slot no longer has, and is not about to load, the engine that a lease was given for."""
 
 
-@dataclass(slots=True)
-class _SlotState:
-    info: SlotInfo
-    actor: Any
-    key: str = ""
-    expert: str = ""
-    loaded: bool = False
-    loaded_expert: str = ""
-    available: bool = True
-    gone: bool = False
-    state: str = "idle"
-    leases: int = 0
-    tokens: int = 0
-    had: set[str] = field(default_factory=set)
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-
-@dataclass(slots=True)
-class _Stage:
-    name: str
-    waiting: dict[str, deque[Chunk]]
-    open_tokens: dict[str, int]
-    total_rows: int
-    started: float = field(default_factory=time.monotonic)
-    open_chunks: int = 0
-    rows: int = 0
-    failed: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    live_tokens: int = 0
-    load_failures: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
-    load_errors: dict[str, str] = field(default_factory=dict)
-    failing: set[str] = field(default_factory=set)
-    finished: asyncio.Event = field(default_factory=asyncio.Event)
-    error: Exception | None = None
-
-
 class EnginePool:
     """Runs on the cluster as a Ray actor and owns the slot actors: Ray ends them with it."""
 
@@ -91,13 +54,13 @@ class EnginePool:
         self._experts = {e.name: e for e in config.experts}
         self._storage = Storage(config.run_uri)
         self._commits = Commits(self._storage, config.epoch)
-        self._slots: dict[str, _SlotState] = {}
-        self._stage: _Stage | None = None
+        self._slots: dict[str, SlotState] = {}
+        self._stage: StageState | None = None
         self._leases = 0
         self._load_s: dict[str, list[float]] = defaultdict(list)
         self._rates: dict[str, tuple[float, int]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._events: list[str] = []
+        self._events = EventLog(self._storage, config.epoch, config.started)
 
     async def start(self) -> list[SlotInfo]:
         """Start the slots; returns where they are."""
@@ -116,7 +79,7 @@ class EnginePool:
         """Work through the chunks; returns when all their rows are committed, as completions or as failures."""
         if self._stage is not None:
             raise RuntimeError(f"the pool is busy with stage {self._stage.name}")
-        self._stage = current = _stage_of(stage, chunks, self._experts)
+        self._stage = current = stage_of(stage, chunks, self._experts)
         for slot in self._slots.values():
             slot.had = {slot.key} if slot.key else set()
         try:
@@ -125,7 +88,7 @@ class EnginePool:
                 await current.finished.wait()
         finally:
             self._stage = None
-            self._flush_events()
+            self._events.flush()
         if current.error is not None:
             raise current.error
         return StageSummary(
@@ -162,9 +125,9 @@ class EnginePool:
             if slot.loaded_expert:
                 self._emit("unload", slot, expert=slot.loaded_expert)
             ray.kill(slot.actor)
-        self._flush_events()
+        self._events.flush()
 
-    async def _start_slot(self, index: int) -> _SlotState:
+    async def _start_slot(self, index: int) -> SlotState:
         config = SlotConfig(
             id=f"slot-{index}", index=index, slots=self._config.slots, run_uri=self._config.run_uri,
             epoch=self._config.epoch, experts=self._config.experts, engine=self._config.engine,
@@ -182,7 +145,7 @@ class EnginePool:
                 f"slot {index + 1} of {self._config.slots} did not start within {SLOT_START_TIMEOUT_S:.0f} s: "
                 f"does the cluster have {self._config.gpus_per_slot * self._config.slots} free GPUs?"
             ) from None
-        return _SlotState(info=info, actor=actor)
+        return SlotState(info=info, actor=actor)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -202,7 +165,7 @@ class EnginePool:
                 stage.failing.add(key)
                 self._spawn(self._fail_group(stage, key))
 
-    def _grant(self, stage: _Stage, lease: Lease) -> None:
+    def _grant(self, stage: StageState, lease: Lease) -> None:
         slot, chunk = self._slots[lease.slot], stage.waiting[lease.key].popleft()
         if slot.key != lease.key:
             slot.key, slot.loaded = lease.key, False
@@ -211,7 +174,7 @@ class EnginePool:
         self._leases += 1
         self._spawn(self._work(stage, slot, chunk, f"{self._leases:06d}"))
 
-    async def _work(self, stage: _Stage, slot: _SlotState, chunk: Chunk, lease: str) -> None:
+    async def _work(self, stage: StageState, slot: SlotState, chunk: Chunk, lease: str) -> None:
         """One chunk on one slot, from the load of its engine to the commit of its last part."""
         left: Chunk | None = chunk
         parts: list[Part] = []
@@ -240,7 +203,7 @@ class EnginePool:
         finally:
             self._settle(stage, slot, chunk, left)
 
-    async def _have_engine(self, slot: _SlotState, chunk: Chunk, key: str) -> None:
+    async def _have_engine(self, slot: SlotState, chunk: Chunk, key: str) -> None:
         async with slot.lock:
             if slot.key != key:  # the lease before this one could not load it
                 raise _LeaseLost
@@ -258,7 +221,7 @@ class EnginePool:
                 bytes=loaded.bytes, **({"message": loaded.note} if loaded.note else {}),
             )  # fmt: skip
 
-    def _commit(self, stage: _Stage, chunk: Chunk | None, part: Part) -> Chunk | None:
+    def _commit(self, stage: StageState, chunk: Chunk | None, part: Part) -> Chunk | None:
         assert chunk is not None
         self._commits.append([part])
         stage.rows += len(part.done)
@@ -269,7 +232,7 @@ class EnginePool:
         partial = tuple(p for p in chunk.partial if p[0] not in part.done)
         return replace(chunk, done=tuple(sorted(rows)), partial=partial, rows=chunk.rows - len(part.done))
 
-    def _load_failed(self, stage: _Stage, slot: _SlotState, expert: str, key: str, error: LoadError) -> None:
+    def _load_failed(self, stage: StageState, slot: SlotState, expert: str, key: str, error: LoadError) -> None:
         """Note it: after `max_attempts` this slot is not asked for this engine any more."""
         if slot.key == key:
             slot.key, slot.loaded = "", False
@@ -277,15 +240,15 @@ class EnginePool:
         stage.load_errors[key] = str(error)[:500]
         self._emit("crash", slot, expert=expert, message=f"load: {error}"[:500])
 
-    def _barred(self, stage: _Stage, slot: _SlotState, key: str) -> bool:
+    def _barred(self, stage: StageState, slot: SlotState, key: str) -> bool:
         return stage.load_failures[slot.info.id, key] >= self._config.engine.max_attempts
 
-    def _hopeless(self, stage: _Stage, key: str) -> bool:
+    def _hopeless(self, stage: StageState, key: str) -> bool:
         """Whether every slot that is left has failed to load an engine."""
         slots = [s for s in self._slots.values() if not s.gone]
         return bool(slots) and all(self._barred(stage, s, key) for s in slots)
 
-    async def _fail_group(self, stage: _Stage, key: str) -> None:
+    async def _fail_group(self, stage: StageState, key: str) -> None:
         """Record what waits for an engine that no slot can load as failed rows."""
         failure = Failure(boundary="engine", kind="load_failed", message=stage.load_errors[key], retryable=True)
         try:
@@ -309,7 +272,7 @@ class EnginePool:
             stage.failing.discard(key)
         self._dispatch()
 
-    def _settle(self, stage: _Stage, slot: _SlotState, chunk: Chunk, left: Chunk | None) -> None:
+    def _settle(self, stage: StageState, slot: SlotState, chunk: Chunk, left: Chunk | None) -> None:
         slot.leases -= 1
         if not slot.leases and slot.state != "lost":
             slot.state = "idle"
@@ -320,19 +283,19 @@ class EnginePool:
             self._close_chunk(stage, key, chunk)
         self._dispatch()
 
-    def _close_chunk(self, stage: _Stage, key: str, chunk: Chunk) -> None:
+    def _close_chunk(self, stage: StageState, key: str, chunk: Chunk) -> None:
         stage.open_chunks -= 1
         stage.open_tokens[key] -= chunk.tokens
         if not stage.open_chunks:
             stage.finished.set()
 
-    def _lose(self, slot: _SlotState) -> None:
+    def _lose(self, slot: SlotState) -> None:
         slot.key, slot.loaded = "", False
         if slot.available:
             slot.available, slot.state = False, "lost"
             self._spawn(self._revive(slot))
 
-    async def _revive(self, slot: _SlotState) -> None:
+    async def _revive(self, slot: SlotState) -> None:
         """Wait for Ray to restart a slot actor (on another node, where its own is gone)."""
         try:
             started = slot.actor.start.options(max_task_retries=-1).remote()
@@ -344,7 +307,7 @@ class EnginePool:
             slot.available, slot.state = True, "idle"
         self._dispatch()
 
-    def _abandon(self, stage: _Stage, error: Exception) -> None:
+    def _abandon(self, stage: StageState, error: Exception) -> None:
         if stage.error is None:
             stage.error = error
         stage.finished.set()
@@ -365,9 +328,9 @@ class EnginePool:
                 slot.tokens = tokens
                 for cause in deaths:
                     self._emit("crash", slot, expert=slot.expert, message=cause[:500])
-            self._flush_events()
+            self._events.flush()
 
-    def _slot_views(self, stage: _Stage) -> list[SlotView]:
+    def _slot_views(self, stage: StageState) -> list[SlotView]:
         size = max(1, self._config.gpus_per_slot)
         return [
             SlotView(
@@ -378,7 +341,7 @@ class EnginePool:
             for s in self._slots.values()
         ]  # fmt: skip
 
-    def _group_views(self, stage: _Stage) -> list[GroupView]:
+    def _group_views(self, stage: StageState) -> list[GroupView]:
         return [
             GroupView(key=key, waiting=len(chunks), tokens=stage.open_tokens[key])
             for key, chunks in stage.waiting.items()
@@ -390,7 +353,7 @@ class EnginePool:
             tokens_per_s={key: tokens / seconds for key, (seconds, tokens) in self._rates.items() if seconds},
         )
 
-    def _emit_generate(self, slot: _SlotState, chunk: Chunk, parts: list[Part], seconds: float) -> None:
+    def _emit_generate(self, slot: SlotState, chunk: Chunk, parts: list[Part], seconds: float) -> None:
         tokens = sum(p.completion_tokens for p in parts)
         before_s, before_tokens = self._rates.get(slot.key, (0.0, 0))
         self._rates[slot.key] = (before_s + seconds, before_tokens + tokens)
@@ -399,30 +362,8 @@ class EnginePool:
             prompt_tokens=sum(p.prompt_tokens for p in parts), completion_tokens=tokens,
         )  # fmt: skip
 
-    def _emit(self, event: str, slot: _SlotState, **values: object) -> None:
-        now = time.time()
-        row = {
-            "time": round(now, 3), "t": round(now - self._config.started, 3), "attempt": self._config.epoch,
-            "stage": self._stage.name if self._stage else "", "slot": slot.info.id, "event": event, **values,
-        }  # fmt: skip
-        self._events.append(json.dumps(row) + "\n")
-
-    def _flush_events(self) -> None:
-        if self._events:
-            lines, self._events = self._events, []
-            self._storage.append_text("events.jsonl", "".join(lines))
-
-
-def _stage_of(name: str, chunks: Sequence[Chunk], experts: dict[str, ExpertSpec]) -> _Stage:
-    waiting: dict[str, deque[Chunk]] = defaultdict(deque)
-    tokens: dict[str, int] = defaultdict(int)
-    for chunk in sorted(chunks, key=lambda c: -c.tokens):
-        key = experts[chunk.expert].engine_key
-        waiting[key].append(chunk)
-        tokens[key] += chunk.tokens
-    stage = _Stage(name=name, waiting=waiting, open_tokens=tokens, total_rows=sum(c.rows for c in chunks))
-    stage.open_chunks = len(chunks)
-    return stage
+    def _emit(self, event: str, slot: SlotState, **values: object) -> None:
+        self._events.add(self._stage.name if self._stage else "", slot.info.id, event, **values)
 
 
 PoolActor = ray.remote(EnginePool)

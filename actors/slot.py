@@ -5,7 +5,6 @@ crashes.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import tempfile
 import time
@@ -17,6 +16,7 @@ from typing import Any
 import ray
 
 from actors.engine_host import EngineDiedError, EngineHost, LoadError, LoadReport
+from actors.gate import Gate
 from actors.launcher import ForkLauncher, Launcher, SpawnLauncher
 from actors.models import kv_bytes_per_token, local_path, weight_bytes
 from actors.platform import cores_of, engine_args, engine_environment, visible_gpus
@@ -82,7 +82,7 @@ class Slot:
         self._host: EngineHost | None = None
         self._key = ""
         self._loading = asyncio.Lock()
-        self._gate = _Gate()
+        self._gate = Gate()
         self._working: set[asyncio.Task[None]] = set()
         self._parts = 0
 
@@ -297,26 +297,6 @@ class Slot:
             seconds=seconds,
             done=tuple(sorted({i.row["row"] for i in items if not open_rows[i.row["row"]]})),
         )
-
-
-class _Gate:
-    """Lets any number in together, or one that wants to be alone once the others have left."""
-
-    def __init__(self) -> None:
-        self._inside, self._alone = 0, False
-        self._changed = asyncio.Condition()
-
-    @contextlib.asynccontextmanager
-    async def enter(self, *, alone: bool) -> AsyncIterator[None]:
-        async with self._changed:
-            await self._changed.wait_for(lambda: not self._alone and not (alone and self._inside))
-            self._inside, self._alone = self._inside + 1, alone
-        try:
-            yield
-        finally:
-            async with self._changed:
-                self._inside, self._alone = self._inside - 1, False
-                self._changed.notify_all()
 
 
 def _failed(request_id: str, samples: list[int], failure: Failure) -> list[Completion]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pipelines import (
@@ -198,7 +199,8 @@ def _opened(settings: Settings, uri: str, options: argparse.Namespace, display: 
         def start_ray() -> None:
             from actors.cluster import connected
 
-            stack.enter_context(connected(settings))
+            logs = Path(storage.path("logs", "ray")) if storage.is_local else None
+            stack.enter_context(connected(settings, logs))
 
         @cache
         def pool() -> Pool:
