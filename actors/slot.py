@@ -128,13 +128,6 @@ class Slot:
         size = weight_bytes(self._paths[spec.name]) if spec.name in self._paths else 0
         return Loaded(tier=report.tier, seconds=time.monotonic() - started, bytes=size, note=report.note)
 
-    async def prefetch(self, expert: str) -> int:
-        """Read an expert's weight files once, so that they are in the page cache; bytes read."""
-        if self._config.engine.kind == "fake":
-            return 0
-        path = await self._path(self._experts[expert])
-        return await asyncio.to_thread(_read_through, path)
-
     async def generate(self, chunk: Chunk, lease: str) -> AsyncIterator[Part]:
         """Generate what a chunk lacks. Parts come as they are written: a last one at the end, others every few
         seconds.
@@ -308,15 +301,6 @@ def _count_rows(items: list[_Item]) -> dict[int, int]:
     for item in items:
         counts[item.row["row"]] = counts.get(item.row["row"], 0) + 1
     return counts
-
-
-def _read_through(folder: Path) -> int:
-    total = 0
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb", buffering=0) as stream:
-            while piece := stream.read(16 << 20):
-                total += len(piece)
-    return total
 
 
 SlotActor = ray.remote(Slot)

@@ -42,10 +42,6 @@ class Storage:
         """The filesystem's own path of something in this folder."""
         return "/".join((self.root, *names))
 
-    def child(self, *names: str) -> Storage:
-        """A folder within this one."""
-        return Storage("/".join((self.uri, *names)))
-
     def exists(self, name: str) -> bool:
         """Whether a file or folder of that name is there."""
         return bool(self.filesystem.get_file_info(self.path(name)).type != pafs.FileType.NotFound)

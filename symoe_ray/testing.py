@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from symoe_ray.fingerprints import digest, uniform
+from symoe_ray.fingerprints import uniform
 
 TOPICS = ("algebra", "geometry", "biology", "history", "chemistry", "logic", "law", "medicine")
 CRASH = "<<fake-engine-crash>>"
@@ -40,8 +40,3 @@ def fake_tokens(text: str) -> int:
 def fake_embeddings(texts: Sequence[str]) -> list[list[float]]:
     """A vector of 16 numbers per text, the same for the same text; unrelated texts are nearly orthogonal."""
     return [[uniform(text, i) - 0.5 for i in range(16)] for text in texts]
-
-
-def fake_revision(model: str) -> str:
-    """Stands for a model's revision."""
-    return digest(model, size=4)
