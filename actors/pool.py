@@ -110,11 +110,6 @@ class EnginePool:
             slots=tuple(SlotStatus(slot=s.info.id, state=s.state, expert=s.expert) for s in self._slots.values()),
         )  # fmt: skip
 
-    async def engine_pids(self) -> dict[str, int]:
-        """Process ids of the live engines, by slot."""
-        pids = await asyncio.gather(*(s.actor.engine_pid.remote() for s in self._slots.values()))
-        return {s.info.id: pid for s, pid in zip(self._slots.values(), pids, strict=True) if pid}
-
     async def stop(self) -> None:
         """End all engines and slots."""
         self._stage = None

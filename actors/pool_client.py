@@ -55,11 +55,6 @@ class PoolClient:
             raise _translated(error) from error
         return summary
 
-    def engine_pids(self) -> dict[str, int]:
-        """Process ids of the live engines, by slot."""
-        pids: dict[str, int] = ray.get(self._actor.engine_pids.remote())
-        return pids
-
 
 @contextmanager
 def pool(settings: Settings, run_uri: str, epoch: int, started: float) -> Iterator[PoolClient]:

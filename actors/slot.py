@@ -168,18 +168,6 @@ class Slot:
         deaths, self._host.deaths = self._host.deaths, []
         return self._host.tokens, deaths
 
-    async def engine_pid(self) -> int:
-        """Process id of the live engine, 0 without one."""
-        report = self._host.report if self._host else None
-        return report.pid if report else 0
-
-    async def unload(self) -> None:
-        """End the engine; the slot stays."""
-        async with self._loading:
-            self._key = ""
-            if self._host is not None:
-                await self._host.unload()
-
     async def stop(self) -> None:
         """End everything that the slot has started."""
         if self._host is not None:

@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.run import Run
-from symoe_ray.ledger import Commits, missing_chunks
+from symoe_ray.ledger import Chunk, Commits, missing_chunks
 from symoe_ray.storage import Storage
 from symoe_ray.tables import REQUESTS, table_of
 
 SHARD_ROWS = 512
-SHARED_CHUNK_ROWS = 32
+CHUNKS_PER_SLOT = 8
+LEAST_CHUNK_ROWS = 32
 
 Rows = list[dict[str, Any]]
 BuildRequests = Callable[[Storage, Rows], Iterable[dict[str, Any]]]
@@ -45,20 +46,16 @@ def generate(run: Run, stage: str, splits: tuple[str, ...], build: BuildRequests
     files: dict[str, list[str]] = {}
     for name in run.manifest["requests"][stage]["files"]:
         files.setdefault(name.split("expert=")[1].split("/")[0], []).append(name)
-    chunks = list(
-        missing_chunks(
-            run.storage,
-            stage,
-            files,
-            chunk_rows=_chunk_rows(run),
-            estimate=_estimates(run),
-            retry_failed=run.retry_failed,
-        )
-    )
+    chunks = _missing(run, stage, files, run.settings.engine.chunk_rows)
     if chunks:
         rows = sum(c.rows for c in chunks)
+        pool = run.pool()
+        if pool.num_slots > 1:
+            chunks = _missing(
+                run, stage, files, _shared_chunk_rows(rows, pool.num_slots, run.settings.engine.chunk_rows)
+            )
         run.say(f"{stage}: {rows} requests to {len({c.expert for c in chunks})} expert(s)")
-        summary = run.pool().generate(stage, chunks, run.on_progress)
+        summary = pool.generate(stage, chunks, run.on_progress)
         run.say(
             f"{stage}: {summary.rows} requests in {summary.seconds:.1f} s, {summary.completion_tokens} tokens"
             + (f", {summary.failed} failed" if summary.failed else "")
@@ -105,10 +102,18 @@ def _on_batch(uri: str, function: Collect, schema: pa.Schema, batch: pa.Table) -
     return table_of(function(Storage(uri), batch.to_pylist()), schema)
 
 
-def _chunk_rows(run: Run) -> int:
+def _missing(run: Run, stage: str, files: dict[str, list[str]], chunk_rows: int) -> list[Chunk]:
+    estimate = _estimates(run)
+    return list(
+        missing_chunks(
+            run.storage, stage, files, chunk_rows=chunk_rows, estimate=estimate, retry_failed=run.retry_failed
+        )
+    )
+
+
+def _shared_chunk_rows(rows: int, slots: int, most: int) -> int:
     """Chunks small enough that every slot gets several, so that a hot expert can be shared and nobody waits long."""
-    slots = run.settings.gpus or run.settings.engine.slots
-    return run.settings.engine.chunk_rows if slots == 1 else min(run.settings.engine.chunk_rows, SHARED_CHUNK_ROWS)
+    return min(most, max(LEAST_CHUNK_ROWS, rows // (slots * CHUNKS_PER_SLOT)))
 
 
 def _estimates(run: Run) -> dict[str, int]:
