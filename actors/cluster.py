@@ -46,7 +46,7 @@ def connected(settings: Settings, logs: Path | None = None) -> Iterator[None]:
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
     address = settings.cluster.address
-    on_sigterm = signal.getsignal(signal.SIGTERM)  # ray.init puts its own handler there, which prints a stack trace
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     session = ""
     if address == "local" and "RAY_ADDRESS" not in os.environ:
@@ -62,7 +62,8 @@ def connected(settings: Settings, logs: Path | None = None) -> Iterator[None]:
             ray.init(address=where, **common)
         except ConnectionError as error:
             raise ResourceError(f"no Ray cluster answers at {where!r} (cluster.address): {error}") from error
-    signal.signal(signal.SIGTERM, on_sigterm)
+    for number, handler in handlers.items():  # ray.init puts its own one at SIGTERM, which prints a stack trace
+        signal.signal(number, handler)
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipelines import (
     aggregate,
@@ -41,6 +41,7 @@ from symoe_ray.storage import Storage
 
 DONE, FAILED, USAGE, TOO_MANY_FAILURES, MISSING, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 130, 143
 
+T = TypeVar("T")
 Stage = Callable[[runs.Run], Any]
 STAGES: dict[str, Stage] = {
     "annotate": annotate.run_stage,
@@ -63,9 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     places = [i for i, a in enumerate(given) if "=" in a and not a.startswith("--") and given[i - 1 : i] != ["--run"]]
     overrides = [given[i] for i in places]
     options = _parser().parse_args([a for i, a in enumerate(given) if i not in places])
-    signal.signal(signal.SIGTERM, _terminate)
+    signals = _Signals()
     try:
-        return int(options.function(options, overrides))
+        return int(options.function(options, overrides, signals))
     except InputError as error:
         print(f"symoe: {error}", file=sys.stderr)
         return USAGE
@@ -83,10 +84,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print("symoe: terminated; the same command goes on where it stopped", file=sys.stderr)
         return TERMINATED
+    finally:
+        signals.close()
 
 
-def _terminate(*_: object) -> None:
-    raise Terminated
+class _Signals:
+    """SIGINT and SIGTERM: raised where they come, and again at the next safe point.
+
+    A call into Ray that a signal meets may swallow what the handler raises, and then the run would go on to its end.
+    """
+
+    def __init__(self) -> None:
+        self._received: BaseException | None = None
+        self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def close(self) -> None:
+        """Put back what handled the signals before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, _: object) -> None:
+        self._received = KeyboardInterrupt() if number == signal.SIGINT else Terminated()
+        raise self._received
+
+    def checked(self, function: Callable[[T], None]) -> Callable[[T], None]:
+        """The function, which first raises what was received."""
+
+        def call(value: T) -> None:
+            if self._received is not None:
+                raise self._received
+            function(value)
+
+        return call
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -127,7 +156,7 @@ def _run_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return parser
 
 
-def _run(options: argparse.Namespace, overrides: list[str]) -> int:
+def _run(options: argparse.Namespace, overrides: list[str], signals: _Signals) -> int:
     if options.limit is not None:
         overrides = [*overrides, f"limit={options.limit}"]
     settings = _settings(options, overrides)
@@ -139,11 +168,11 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     wanted = list(STAGES) if options.command == "run" else [options.command]
     if options.dry_run:
         return _dry_run(settings, uri, wanted, display)
-    with _opened(settings, uri, options, display) as run:
+    with _opened(settings, uri, options, display, signals) as run:
         questions.run_stage(run)
         made: Any = None
         for name in wanted:
-            display.say(f"== {name}")
+            run.say(f"== {name}")
             made = STAGES[name](run)
             display.end_stage()
         if wanted[-1] == "evaluate":
@@ -186,7 +215,9 @@ def _dry_run(settings: Settings, uri: str, wanted: list[str], display: Display) 
 
 
 @contextmanager
-def _opened(settings: Settings, uri: str, options: argparse.Namespace, display: Display) -> Iterator[runs.Run]:
+def _opened(
+    settings: Settings, uri: str, options: argparse.Namespace, display: Display, signals: _Signals
+) -> Iterator[runs.Run]:
     """The run, locked, with its manifest and a pool that starts when it is first needed; its end is in status.json."""
     storage, started = Storage(uri), time.time()
     with runs.locked(storage), ExitStack() as stack:
@@ -213,8 +244,9 @@ def _opened(settings: Settings, uri: str, options: argparse.Namespace, display: 
 
         run = runs.Run(
             settings=settings, storage=storage, manifest=manifest, attempt=manifest["attempts"], started=started,
-            start_ray=start_ray, pool=pool, embed=_embedder(settings), verify=_verifier(), say=display.say,
-            on_progress=display.progress, retry_failed=options.retry_failed,
+            start_ray=start_ray, pool=pool, embed=_embedder(settings), verify=_verifier(),
+            say=signals.checked(display.say), on_progress=signals.checked(display.progress),
+            retry_failed=options.retry_failed,
         )  # fmt: skip
         run.save()
         run.set_status("running")
@@ -249,7 +281,7 @@ def _verifier() -> Any:
     return MathVerifier()
 
 
-def _report(options: argparse.Namespace, overrides: list[str]) -> int:
+def _report(options: argparse.Namespace, overrides: list[str], _: _Signals) -> int:
     storage = Storage(runs.run_uri(load(overrides), options.run))
     settings = runs.settings_of(storage)
     if settings is None:
@@ -260,7 +292,7 @@ def _report(options: argparse.Namespace, overrides: list[str]) -> int:
     return DONE
 
 
-def _doctor(options: argparse.Namespace, overrides: list[str]) -> int:
+def _doctor(options: argparse.Namespace, overrides: list[str], _: _Signals) -> int:
     from actors.inspection import inspect_machine
 
     settings = load(overrides)
