@@ -39,9 +39,7 @@ class LaunchError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class EngineProcess:
-    """A started engine process: its id, our end of its socket, and how it ended (a return code, negative for a
-    signal).
-    """
+    """A started engine process: its id, our end of its socket, its return code once it ends (negative: a signal)."""
 
     pid: int
     sock: socket.socket

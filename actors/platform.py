@@ -25,9 +25,7 @@ def visible_gpus() -> int:
 
 
 def engine_environment(offline: bool) -> dict[str, str]:
-    """Environment of a zygote and of its engines: one process, quiet, no usage statistics, hub off once weights are
-    here.
-    """
+    """Environment of a zygote and its engines: one process, quiet, no usage statistics; `offline` without the hub."""
     environment = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",

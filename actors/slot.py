@@ -1,6 +1,4 @@
-"""The slot actor: one per GPU group (or CPU slot). It owns an engine, runs chunks on it, writes parts, survives its
-crashes.
-"""
+"""The slot actor: one per GPU group or CPU slot. It owns an engine, runs chunks, writes parts, survives crashes."""
 
 from __future__ import annotations
 
@@ -129,9 +127,7 @@ class Slot:
         return Loaded(tier=report.tier, seconds=time.monotonic() - started, bytes=size, note=report.note)
 
     async def generate(self, chunk: Chunk, lease: str) -> AsyncIterator[Part]:
-        """Generate what a chunk lacks. Parts come as they are written: a last one at the end, others every few
-        seconds.
-        """
+        """Generate what a chunk lacks; parts come as they are written, every few seconds and at the end."""
         items = [_Item(row, samples) for row, samples in await asyncio.to_thread(work_of, chunk, self._storage)]
         spec = self._experts[chunk.expert]
         tasks = {asyncio.create_task(self._complete(spec, item)): item for item in items}
@@ -198,9 +194,7 @@ class Slot:
         return self._paths[spec.name]
 
     async def _ensure(self, spec: ExpertSpec, *, swap: bool = False) -> LoadReport:
-        """Have the expert's engine. Only the pool's own load swaps another one out (`swap`); work replaces a dead
-        one.
-        """
+        """Have the expert's engine. Only the pool's own load swaps another one out; work replaces a dead one."""
         async with self._loading:
             assert self._host is not None, "the slot was not started"
             report = self._host.report

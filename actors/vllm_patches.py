@@ -43,8 +43,7 @@ def patch_engine() -> None:
 
 
 def _nothing(*_: object) -> None:
-    """Stands for `gc.freeze`/`gc.unfreeze`: vLLM unfreezes, so that each of its collections walks all import-time
-    objects.
+    """Stands for `gc.freeze` and `gc.unfreeze`: vLLM unfreezes, and its collections then walk all import-time objects.
 
     https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/engine/core.py
     """
@@ -76,8 +75,7 @@ def _keep_one_tokenizer() -> None:
 
 
 def _inspect_models_in_process() -> None:
-    """A model class is inspected in a subprocess, so that its parent stays free of CUDA (9 s at an architecture's
-    first use).
+    """A model class is inspected in a subprocess, so that its parent stays free of CUDA (9 s at its first use).
 
     An engine process may touch CUDA, so it can look for itself.
     https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/model_executor/models/registry.py

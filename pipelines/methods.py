@@ -1,6 +1,4 @@
-"""Every method's answer to every question, from the graded drafts and final answers of one seed. Nothing is
-generated.
-"""
+"""Every method's answer to every question, from one seed's graded drafts and final answers. Generates nothing."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class SeedTables:
-    """One seed's tables by question: recruitment, drafts by (expert, sample), final answers by method, annotation
-    cost.
-    """
+    """One seed's tables by question: recruitment, drafts by (expert, sample), final answers by method, annotation."""
 
     recruits: dict[str, Row]
     drafts: dict[str, dict[tuple[str, int], Row]]

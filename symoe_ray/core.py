@@ -133,9 +133,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """One generated sample, or the reason that there is none. `index` is the sample's number, counted over the
-    request.
-    """
+    """One generated sample, or the reason that there is none. `index` is the sample's number in its request."""
 
     request_id: str
     index: int

@@ -47,8 +47,7 @@ def aggregate_request(
     max_tokens: int = 0,
     limit: int = 0,
 ) -> tuple[Request, int]:
-    """An aggregator's request to write the final answer (method, steps 3 and 6), and how many responses were cut for
-    it.
+    """An aggregator's request to write the final answer (method, steps 3 and 6), and how many responses were cut.
 
     Half of the context at most is kept for the answer; the longest responses are cut in the middle until the rest holds
     them, a token taken as three characters. `limit` > 0 bounds the responses' characters further.
