@@ -49,7 +49,7 @@ class _FakeEngine:
         self._queue: list[Generate] = []
         self._running: dict[str, _Running] = {}
         self.tokens = 0
-        time.sleep(float(str(load.fake.get("load_s", 0.0))))
+        time.sleep(float(str(load.fake.get("load_s", 0.0))))  # the time that a load takes is what is simulated
 
     @property
     def max_model_len(self) -> int:

@@ -35,7 +35,6 @@ def run_stage(run: Run) -> None:
     splits = ("validation",)
     build = partial(_requests, settings.pool.experts, settings.max_tokens, seed)
     commits = generate(run, STAGE, splits, build, asked)
-    run.storage.delete(PROFILES)
     collect(run, "profiles", splits, partial(graded_drafts, STAGE, specs, seed, run.verify), DRAFTS)
     profiles = _profiles(run)
     write_profiles(run.storage, profiles)
