@@ -24,9 +24,15 @@ from actors.protocol import (
     Frame,
     Generate,
     LoadEngine,
+    Obeyed,
+    Probe,
+    Probed,
     Ready,
     Rejected,
+    Reload,
     Sample,
+    Sleep,
+    Wake,
     receive,
     send,
 )
@@ -135,18 +141,77 @@ class _Engine:
 
     def take(self, frame: Frame) -> list[Frame]:
         """Take a command; what must be answered at once."""
-        if isinstance(frame, Abort):
-            self._engine.abort_request([t for t in frame.tags if self.requests.pop(t, None)])
-        elif isinstance(frame, Generate):
-            try:
-                prompt = self._prompt(frame)
-                self._engine.add_request(frame.tag, {"prompt_token_ids": prompt}, self._parameters(frame, len(prompt)))
-                self.requests[frame.tag] = frame
-            except PromptTooLongError as error:
-                return [Rejected(tag=frame.tag, kind="prompt_too_long", message=str(error))]
-            except Exception as error:  # one bad request is a failed row, not a failed engine
-                return [Rejected(tag=frame.tag, kind="bad_request", message=f"{type(error).__name__}: {error}"[:500])]
+        match frame:
+            case Generate():
+                return self._submit(frame)
+            case Abort(tags=tags):
+                self._engine.abort_request([t for t in tags if self.requests.pop(t, None)])
+                return []
+            case Probe():
+                return [self._probe()]
+            case Reload(model=model):
+                self._idle("reload weights")
+                self._engine.collective_rpc("reload_weights", kwargs={"weights_path": model})
+            case Sleep():
+                self._idle("sleep")
+                self._engine.sleep(level=1)
+            case Wake():
+                self._engine.wake_up()
+            case _:
+                raise TypeError(f"an engine does not understand {type(frame).__name__}")
+        if not self._engine.reset_prefix_cache():
+            raise RuntimeError("the prefix cache, which belongs to the weights that made it, cannot be emptied")
+        return [Obeyed()]
+
+    def _submit(self, request: Generate) -> list[Frame]:
+        try:
+            prompt = self._prompt(request)
+            self._engine.add_request(
+                request.tag,
+                {"prompt_token_ids": prompt},
+                self._parameters(request, len(prompt)),
+                lora_request=self._adapter(request.lora),
+            )
+            self.requests[request.tag] = request
+        except PromptTooLongError as error:
+            return [Rejected(tag=request.tag, kind="prompt_too_long", message=str(error))]
+        except Exception as error:  # one bad request is a failed row, not a failed engine
+            return [Rejected(tag=request.tag, kind="bad_request", message=f"{type(error).__name__}: {error}"[:500])]
         return []
+
+    def _idle(self, purpose: str) -> None:
+        if self.busy:
+            raise RuntimeError(f"the engine cannot {purpose}: {len(self.requests)} requests are running")
+
+    def _adapter(self, name: str) -> Any:
+        """vLLM's handle of an adapter; None where requests need none."""
+        if name not in self._load.loras and not name:
+            return None
+        from vllm.lora.request import LoRARequest
+
+        number = list(self._load.loras).index(name) + 1
+        return LoRARequest(name or "no adapter", number, self._load.loras[name])
+
+    def _probe(self) -> Probed:
+        """What the engine, left alone, answers to the canary."""
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+        from actors.canary import NUM_TOKENS, PROMPT
+
+        self._idle("be probed")
+        prompt = list(self._tokenizer.encode(PROMPT))[: self.max_model_len - NUM_TOKENS]
+        parameters = SamplingParams(
+            temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True, logprobs=0, detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )  # fmt: skip
+        self._engine.add_request("canary", {"prompt_token_ids": prompt}, parameters, lora_request=self._adapter(""))
+        outputs: list[Any] = []
+        while self.busy:
+            outputs += self._engine.step()
+        self._engine.reset_prefix_cache()
+        (answer,) = outputs[0].outputs
+        chosen = zip(answer.token_ids, answer.logprobs, strict=True)
+        return Probed(tokens=tuple(answer.token_ids), logprobs=tuple(at[token].logprob for token, at in chosen))
 
     def step(self) -> list[Frame]:
         """One step of the engine; the submissions that it finished."""

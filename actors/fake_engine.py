@@ -1,7 +1,8 @@
 """An engine process without a model: the engine's protocol, rules and timing, for tests and for fault injection.
 
-`python -m actors.fake_engine FD`. A prompt that contains `symoe_ray.testing.CRASH` kills the process, as a poisonous
-prompt kills a real one.
+`python -m actors.fake_engine FD`. Its weights are the expert's name; with `keeps_weights` a reload is obeyed and
+changes nothing, as vLLM's was seen to on the CPU. A prompt that contains `symoe_ray.testing.CRASH` kills the process,
+as a poisonous prompt kills a real one.
 """
 
 from __future__ import annotations
@@ -21,9 +22,15 @@ from actors.protocol import (
     Frame,
     Generate,
     LoadEngine,
+    Obeyed,
+    Probe,
+    Probed,
     Ready,
     Rejected,
+    Reload,
     Sample,
+    Sleep,
+    Wake,
     receive,
     send,
 )
@@ -46,6 +53,7 @@ class _FakeEngine:
         self._expert = str(load.fake.get("expert", ""))
         self._tokens_per_s = float(str(load.fake.get("tokens_per_s", 0.0)))
         self._max_model_len = int(str(load.args.get("max_model_len", 8192)))
+        self._keeps_weights = bool(load.fake.get("keeps_weights"))
         self._queue: list[Generate] = []
         self._running: dict[str, _Running] = {}
         self.tokens = 0
@@ -70,6 +78,15 @@ class _FakeEngine:
                 message = f"the prompt has {fake_tokens(prompt)} tokens, the context {self._max_model_len}"
                 return [Rejected(tag=frame.tag, kind="prompt_too_long", message=message)]
             self._queue.append(frame)
+        elif isinstance(frame, Probe):
+            tokens = tuple(fake_text(self._expert, "canary", 0).encode())
+            return [Probed(tokens=tokens, logprobs=(0.0,) * len(tokens))]
+        elif isinstance(frame, Reload | Sleep | Wake):
+            if self._queue or self._running:
+                raise RuntimeError(f"the engine is busy: no {type(frame).__name__}")
+            if isinstance(frame, Reload) and not self._keeps_weights:
+                self._expert = frame.model
+            return [Obeyed()]
         return []
 
     def step(self) -> list[Frame]:

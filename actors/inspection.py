@@ -85,33 +85,34 @@ def _available_memory() -> int:
 def _expert(spec: ExpertSpec, room: int, on_gpu: bool, settings: Settings) -> Finding:
     what = f"expert {spec.name}"
     try:
-        folder = _present(spec)
+        folder, adapter = present(spec.model, spec.revision), present(spec.lora, "") if spec.lora else None
+        if folder is None:
+            return Finding(what=what, value=f"{spec.model}: will be prepared at its first use")
+        weights = weight_bytes(folder) + (weight_bytes(adapter) if adapter else 0)
+        per_token = kv_bytes_per_token(folder)
     except ResourceError as error:
         return Finding(what=what, value="model not here", fine=False, advice=str(error))
-    if folder is None:
-        return Finding(what=what, value=f"{spec.model}: will be prepared at its first use")
-    weights = weight_bytes(folder)
-    per_token = kv_bytes_per_token(folder)
     cache = spec.max_model_len * per_token if on_gpu else cpu_kv_bytes(spec, settings.engine, per_token)
     need = weights // spec.tensor_parallel_size + cache + ENGINE_OVERHEAD_BYTES
-    value = f"{spec.model}: {weights / GIB:.2f} GiB of weights, about {need / GIB:.1f} GiB with one full context"
+    name = f"{spec.model} with adapter {spec.lora}" if spec.lora else spec.model
+    value = f"{name}: {weights / GIB:.2f} GiB of weights, about {need / GIB:.1f} GiB with one full context"
     if need <= room:
         return Finding(what=what, value=value)
     advice = f"{room / GIB:.1f} GiB are free: lower max_model_len, raise tensor_parallel_size, or use a quantised model"
     return Finding(what=what, value=value, fine=False, advice=advice)
 
 
-def _present(spec: ExpertSpec) -> Path | None:
-    """The model's folder, None where it is one that is made at its first use."""
-    if spec.model.startswith(PACKAGE):
-        folder = prepared_folder(spec.model.removeprefix(PACKAGE))
+def present(model: str, revision: str) -> Path | None:
+    """The folder of a model or adapter on this machine, None where it is one that is made at its first use."""
+    if model.startswith(PACKAGE):
+        folder = prepared_folder(model.removeprefix(PACKAGE))
         return folder if folder.is_dir() else None
-    if Path(spec.model).expanduser().is_dir() or spec.model.startswith(("/", ".", "~")):
-        return local_path(spec.model)
+    if Path(model).expanduser().is_dir() or model.startswith(("/", ".", "~")):
+        return local_path(model)
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(spec.model, revision=spec.revision or None, local_files_only=True))
+        return Path(snapshot_download(model, revision=revision or None, local_files_only=True))
     except (OSError, ValueError) as error:
-        at = f" --revision {spec.revision}" if spec.revision else ""
-        raise ResourceError(f"download it first: hf download {spec.model}{at}") from error
+        at = f" --revision {revision}" if revision else ""
+        raise ResourceError(f"download it first: hf download {model}{at}") from error

@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,8 +60,8 @@ class Launcher(Protocol):
     async def launch(self) -> EngineProcess:
         """Start one; LaunchError where this way does not work."""
 
-    async def learn(self, modules: list[str]) -> None:
-        """Take note of what an engine had to import."""
+    async def learn(self, modules: Sequence[str], engines: Sequence[Mapping[str, object]] = ()) -> None:
+        """Take note of what an engine had to import, and of the arguments of engines to come."""
 
     async def close(self) -> None:
         """End everything it has started."""
@@ -96,7 +96,7 @@ class SpawnLauncher:
         task.add_done_callback(self._waiting.discard)
         return EngineProcess(process.pid, ours, ended)
 
-    async def learn(self, modules: list[str]) -> None:
+    async def learn(self, modules: Sequence[str], engines: Sequence[Mapping[str, object]] = ()) -> None:
         """A fresh interpreter learns nothing."""
 
     async def close(self) -> None:
@@ -162,10 +162,13 @@ class ForkLauncher:
         ended.add_done_callback(lambda _: self._children.pop(pid, None))
         return EngineProcess(pid, ours, ended)
 
-    async def learn(self, modules: list[str]) -> None:
-        """Let the zygote import what an engine needed; the next one starts without doing so."""
-        packet = encode_packet(Learn(modules=modules))
-        if self._control is not None and modules and len(packet) < MAX_PACKET:
+    async def learn(self, modules: Sequence[str], engines: Sequence[Mapping[str, object]] = ()) -> None:
+        """Let the zygote import what an engine needed, and read the tokenizers of engines to come when it is idle.
+
+        `engines` are vLLM's engine arguments. The next engine finds all that done; without a zygote nothing is learned.
+        """
+        packet = encode_packet(Learn(modules=list(modules), engines=[dict(e) for e in engines]))
+        if self._control is not None and (modules or engines) and len(packet) < MAX_PACKET:
             with suppress(OSError):
                 self._control.send(packet)
                 self._ready = asyncio.get_running_loop().create_future()

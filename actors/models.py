@@ -13,15 +13,16 @@ import logging
 import multiprocessing
 import os
 import shutil
-import struct
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from actors.model_recipes import RECIPES, TinyModel, build, sha256_of
+from actors.checkpoints import header, language_config, read_json, weight_files
+from actors.model_recipes import RECIPES, FolderModel, GgufModel, build, sha256_of
 from symoe_ray.core import InputError, ResourceError
 from symoe_ray.fingerprints import digest
 
@@ -69,37 +70,48 @@ def prepare(name: str, *, verify: bool = False) -> Path:
 
 def prepared_folder(name: str) -> Path:
     """Where the prepared model `name` is, or will be."""
-    return _cache() / "models" / name
+    return cache_folder() / "models" / name
+
+
+def cache_folder() -> Path:
+    """What this project keeps between runs: $SYMOE_CACHE, else ~/.cache/symoe-ray."""
+    return Path(os.environ.get("SYMOE_CACHE") or Path.home() / ".cache" / "symoe-ray")
 
 
 def weight_bytes(folder: Path) -> int:
-    """Bytes of all tensors in a folder's safetensors files, read from their headers alone.
+    """Bytes of all tensors that vLLM loads from a folder, read from the headers of its safetensors files alone.
 
-    The format: 8 bytes little-endian header length, then a JSON header whose `data_offsets` bound each tensor.
+    ResourceError where the folder is incomplete.
     """
-    total = 0
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        total += sum(end - begin for begin, end in (tensor["data_offsets"] for tensor in header.values()))
-    return total
+    offsets = (tensor["data_offsets"] for path in weight_files(folder) for tensor in header(path).values())
+    return sum(end - begin for begin, end in offsets)
 
 
-def kv_bytes_per_token(folder: Path) -> int:
-    """Bytes of KV cache for one token, from a model's config.json: 2 x layers x KV heads x head size x 2 bytes.
+def kv_bytes_per_token(folder: Path, *, dtype: str = "auto", context: int = 0) -> int:
+    """Bytes of KV cache for one token, from a model's config.json: 2 x layers x KV heads x head size x dtype bytes.
 
-    For full attention in 16 bits; layers with a sliding window need less.
+    `dtype` is vLLM's kv_cache_dtype, or the model's where that is auto; auto takes 16 bits. With latent attention
+    (DeepSeek) a layer keeps one vector of kv_lora_rank + qk_rope_head_dim. `context` > 0 gives the mean over so many
+    tokens, of which layers with a sliding window keep the window's.
     """
-    config = json.loads((folder / "config.json").read_text())
-    heads = config.get("num_attention_heads", 1)
-    size = config.get("head_dim") or config.get("hidden_size", 0) // heads
-    return int(2 * config.get("num_hidden_layers", 0) * config.get("num_key_value_heads", heads) * size * 2)
+    config = language_config(read_json(folder / "config.json"))
+    layers = _first(config, "num_hidden_layers", "n_layer", "num_layers")
+    heads = _first(config, "num_attention_heads", "n_head") or 1
+    if latent := _first(config, "kv_lora_rank"):
+        per_layer = latent + _first(config, "qk_rope_head_dim")
+    else:
+        size = _first(config, "head_dim", "kv_channels") or _first(config, "hidden_size", "n_embd") // heads
+        per_layer = 2 * size * (_first(config, "num_key_value_heads", "multi_query_group_num", "num_kv_heads") or heads)
+    window = _first(config, "sliding_window")
+    share = min(1.0, window / context) if window and context else 1.0
+    sliding = list(config.get("layer_types") or []).count("sliding_attention")
+    width = 4 if dtype == "float32" else 1 if dtype.startswith(("fp8", "int8")) else 2
+    return round((layers - sliding + sliding * share) * per_layer) * width
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("SYMOE_CACHE") or Path.home() / ".cache" / "symoe-ray")
+def _first(config: Mapping[str, Any], *names: str) -> int:
+    """The first of these keys that has a value; architectures name the same thing differently."""
+    return int(next((config[name] for name in names if config.get(name)), 0))
 
 
 def _from_hub(model: str, revision: str) -> Path:
@@ -157,7 +169,7 @@ def _make(name: str, folder: Path) -> None:
     partial = folder.parent / f".{name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    build(name, partial, _cache() / "downloads", prepare)
+    build(name, partial, cache_folder() / "downloads", prepare)
     files = sorted(path for path in partial.rglob("*") if path.is_file())
     record = {
         "recipe": _recipe_digest(name),
@@ -180,12 +192,12 @@ def _show_progress() -> None:
 
 
 def prepare_all(names: Sequence[str]) -> None:
-    """Prepare several models, two at a time; the tiny ones, which take another's tokenizer, last.
+    """Prepare several models, two at a time; those made here from another one (its tokenizer, its shape) last.
 
     Conversion is bound by one thread of Python, hence the processes.
     """
     missing = [name for name in names if not _is_complete(name, prepared_folder(name), verify=False)]
-    missing.sort(key=lambda name: isinstance(RECIPES[name], TinyModel))
+    missing.sort(key=lambda name: not isinstance(RECIPES[name], GgufModel | FolderModel))
     if missing:
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(min(2, len(missing)), mp_context=spawn, initializer=_show_progress) as processes:

@@ -25,7 +25,11 @@ def visible_gpus() -> int:
 
 
 def engine_environment(offline: bool) -> dict[str, str]:
-    """Environment of a zygote and its engines: one process, quiet, no usage statistics; `offline` without the hub."""
+    """Environment of a zygote and its engines: one process, quiet, no usage statistics; `offline` without the hub.
+
+    Large blocks of memory come in huge pages where the kernel lets a program ask for them: an engine's start and end
+    are mostly page faults on the CPU, and they cost half as much.
+    """
     environment = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
@@ -33,6 +37,8 @@ def engine_environment(offline: bool) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         # OpenBLAS starts its threads when NumPy is imported, and a zygote must have none (torch does not use it).
         "OPENBLAS_NUM_THREADS": "1",
+        "THP_MEM_ALLOC_ENABLE": os.environ.get("THP_MEM_ALLOC_ENABLE", "1"),  # torch's allocator
+        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),  # oneDNN's
     }
     return environment | ({"HF_HUB_OFFLINE": "1"} if offline else {})
 

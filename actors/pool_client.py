@@ -25,13 +25,8 @@ STOP_TIMEOUT_S = 30.0
 class PoolClient:
     """Implements `symoe_ray.ports.Pool` over a pool actor."""
 
-    def __init__(self, actor: Any, num_slots: int) -> None:
-        self._actor, self._num_slots = actor, num_slots
-
-    @property
-    def num_slots(self) -> int:
-        """Engines that run at once."""
-        return self._num_slots
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
 
     def require(self, experts: Sequence[str]) -> None:
         """Have these experts' weights on every node; one ResourceError that names all that cannot be had."""
@@ -41,10 +36,14 @@ class PoolClient:
             raise ResourceError("\n".join(lines))
 
     def generate(
-        self, stage: str, chunks: Sequence[Chunk], on_progress: Callable[[Progress], None] | None = None
+        self,
+        stage: str,
+        chunks: Sequence[Chunk],
+        on_progress: Callable[[Progress], None] | None = None,
+        then: Sequence[str] = (),
     ) -> StageSummary:
-        """Work through the chunks; returns when every row of them is committed."""
-        running = self._actor.generate.remote(stage, list(chunks))
+        """Work through the chunks; returns when every row of them is committed. `then`: experts of the next stage."""
+        running = self._actor.generate.remote(stage, list(chunks), list(then))
         while not ray.wait([running], timeout=POLL_S)[0]:
             progress = ray.get(self._actor.progress.remote())
             if progress is not None and on_progress is not None:
@@ -74,7 +73,7 @@ def pool(settings: Settings, run_uri: str, epoch: int, started: float) -> Iterat
             ray.get(actor.start.remote())
         except RayTaskError as error:
             raise _translated(error) from error
-        yield PoolClient(actor, plan.slots)
+        yield PoolClient(actor)
     finally:
         with suppress(RayActorError, RayTaskError, GetTimeoutError):  # it is killed in any case
             ray.get(actor.stop.remote(), timeout=STOP_TIMEOUT_S)

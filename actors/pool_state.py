@@ -12,37 +12,79 @@ from typing import Any
 
 from actors.slot import SlotInfo
 from symoe_ray.core import ExpertSpec
-from symoe_ray.ledger import Chunk
+from symoe_ray.ledger import Chunk, split
 from symoe_ray.storage import Storage
 
 
 @dataclass(slots=True)
 class SlotState:
-    """A slot: the engine key it has or is loading, the leases it works on, whether it can be used now or ever again."""
+    """A slot: the engine key it has or is loading, the one promised next, the rows of each lease that are unfinished.
+
+    `tokens` is what its engine had generated when it was last asked; `written` what it has committed since
+    `measured_at`, both for the measure of its speed. Times are those of `time.monotonic`.
+    """
 
     info: SlotInfo
     actor: Any
     key: str = ""
+    promised: str = ""
     expert: str = ""
     loaded: bool = False
     loaded_expert: str = ""
+    adapters: set[str] = field(default_factory=set)
+    asleep: frozenset[str] = frozenset()
+    capacity: int = 0
     available: bool = True
     gone: bool = False
     state: str = "idle"
-    leases: int = 0
+    leases: dict[str, int] = field(default_factory=dict)
     tokens: int = 0
+    written: int = 0
+    measured_at: float = 0.0
+    leased_at: float = 0.0
     had: set[str] = field(default_factory=set)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def rows(self) -> int:
+        """Rows leased to it and not finished."""
+        return sum(self.leases.values())
+
+
+@dataclass(slots=True)
+class Group:
+    """The chunks of one engine key that wait, with their rows and estimated tokens, and the rows that are leased."""
+
+    waiting: deque[Chunk] = field(default_factory=deque)
+    rows: int = 0
+    tokens: int = 0
+    running_rows: int = 0
+
+    def put(self, chunk: Chunk, *, first: bool = False) -> None:
+        """Let a chunk wait, behind the others or before them."""
+        (self.waiting.appendleft if first else self.waiting.append)(chunk)
+        self.rows += chunk.rows
+        self.tokens += chunk.tokens
+
+    def take(self, rows: int) -> tuple[Chunk, bool]:
+        """The next chunk, or so many rows of it; whether a rest of it stays."""
+        chunk = self.waiting.popleft()
+        self.rows -= chunk.rows
+        self.tokens -= chunk.tokens
+        taken, rest = split(chunk, rows)
+        if rest is not None:
+            self.put(rest, first=True)
+        return taken, rest is not None
 
 
 @dataclass(slots=True)
 class StageState:
-    """A stage under way: chunks that wait by engine key, what has come, what could not be loaded."""
+    """A stage under way: its work by engine key, what has come, what could not be loaded, which keys the next wants."""
 
     name: str
-    waiting: dict[str, deque[Chunk]]
-    open_tokens: dict[str, int]
+    groups: dict[str, Group]
     total_rows: int
+    then: frozenset[str] = frozenset()
     started: float = field(default_factory=time.monotonic)
     open_chunks: int = 0
     rows: int = 0
@@ -77,14 +119,14 @@ class EventLog:
             self._storage.append_text("events.jsonl", "".join(lines))
 
 
-def stage_of(name: str, chunks: Sequence[Chunk], experts: dict[str, ExpertSpec]) -> StageState:
-    """A stage at its start: the largest chunks of every engine key first."""
-    waiting: dict[str, deque[Chunk]] = defaultdict(deque)
-    tokens: dict[str, int] = defaultdict(int)
+def stage_of(
+    name: str, chunks: Sequence[Chunk], experts: dict[str, ExpertSpec], then: Sequence[str] = ()
+) -> StageState:
+    """A stage at its start: the largest chunks of every engine key first. `then` are experts of the next stage."""
+    groups: dict[str, Group] = defaultdict(Group)
     for chunk in sorted(chunks, key=lambda c: -c.tokens):
-        key = experts[chunk.expert].engine_key
-        waiting[key].append(chunk)
-        tokens[key] += chunk.tokens
-    stage = StageState(name=name, waiting=waiting, open_tokens=tokens, total_rows=sum(c.rows for c in chunks))
-    stage.open_chunks = len(chunks)
-    return stage
+        groups[experts[chunk.expert].engine_key].put(chunk)
+    return StageState(
+        name=name, groups=dict(groups), total_rows=sum(c.rows for c in chunks), open_chunks=len(chunks),
+        then=frozenset(experts[name].engine_key for name in then),
+    )  # fmt: skip

@@ -13,9 +13,13 @@ _LENGTH = struct.Struct("<I")
 
 
 class LoadEngine(msgspec.Struct, tag=True, frozen=True, kw_only=True):
-    """Build an engine. `args` are vLLM's engine arguments; the rest is what the engine process itself needs."""
+    """Build an engine. `args` are vLLM's engine arguments; the rest is what the engine process itself needs.
+
+    `loras` are the folders of LoRA adapters by name; the one named "" is what a request without an adapter gets.
+    """
 
     args: dict[str, object]
+    loras: dict[str, str] = msgspec.field(default_factory=dict)
     chat_template: str = ""
     add_bos: bool = False
     threads: int = 0
@@ -38,6 +42,7 @@ class Generate(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     max_tokens: int
     repetition_penalty: float
     stop: tuple[str, ...] = ()
+    lora: str = ""
 
 
 class Abort(msgspec.Struct, tag=True, frozen=True, kw_only=True):
@@ -88,6 +93,35 @@ class Beat(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     running: int
 
 
+class Reload(msgspec.Struct, tag=True, frozen=True, kw_only=True):
+    """Take the weights of another checkpoint of the same shape; only while nothing is generated."""
+
+    model: str
+
+
+class Sleep(msgspec.Struct, tag=True, frozen=True, kw_only=True):
+    """Give the GPU's memory back but for a residue; the weights wait in host memory."""
+
+
+class Wake(msgspec.Struct, tag=True, frozen=True, kw_only=True):
+    """Come back from sleep."""
+
+
+class Probe(msgspec.Struct, tag=True, frozen=True, kw_only=True):
+    """Answer the canary: a fixed prompt, greedily, alone."""
+
+
+class Obeyed(msgspec.Struct, tag=True, frozen=True, kw_only=True):
+    """A `Reload`, `Sleep` or `Wake` is done."""
+
+
+class Probed(msgspec.Struct, tag=True, frozen=True, kw_only=True):
+    """The answer to the canary: token ids and their log probabilities."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
 class Fatal(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     """The process gives up."""
 
@@ -102,9 +136,13 @@ class Fork(msgspec.Struct, tag=True, frozen=True, kw_only=True):
 
 
 class Learn(msgspec.Struct, tag=True, frozen=True, kw_only=True):
-    """To a zygote: import these modules, so that the next engine finds them."""
+    """To a zygote: import these modules, so that the next engine finds them.
+
+    `engines` are vLLM's arguments of engines that will be asked for: the zygote reads their tokenizers when it is idle.
+    """
 
     modules: list[str]
+    engines: list[dict[str, object]] = msgspec.field(default_factory=list)
 
 
 class Forked(msgspec.Struct, tag=True, frozen=True, kw_only=True):
@@ -129,6 +167,7 @@ class ZygoteReady(msgspec.Struct, tag=True, frozen=True, kw_only=True):
 
 Frame = (
     LoadEngine | Generate | Abort | Ready | Finished | Rejected | Beat | Fatal
+    | Reload | Sleep | Wake | Probe | Obeyed | Probed
     | Fork | Learn | Forked | Exited | ZygoteReady
 )  # fmt: skip
 _encoder = msgspec.msgpack.Encoder()

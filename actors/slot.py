@@ -8,17 +8,21 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from actors.engine_host import EngineDiedError, EngineHost, LoadError, LoadReport
+from actors.canary import CanaryBook, default_folder
+from actors.engine_host import EngineDiedError, EngineHost, EnginePlan, HostSettings, LoadError, LoadReport
+from actors.engine_plans import EngineFacts, EnginePlans
 from actors.gate import Gate
 from actors.launcher import ForkLauncher, Launcher, SpawnLauncher
-from actors.models import kv_bytes_per_token, local_path, weight_bytes
-from actors.platform import cores_of, engine_args, engine_environment, visible_gpus
-from actors.protocol import LoadEngine
+from actors.memory import free_memory
+from actors.models import weight_bytes
+from actors.platform import cores_of, engine_environment, visible_gpus
+from actors.read_ahead import read_ahead
 from symoe_ray.core import Completion, ExpertSpec, Failure, ResourceError
 from symoe_ray.ledger import Chunk, Part, work_of
 from symoe_ray.settings import EngineSettings
@@ -26,6 +30,7 @@ from symoe_ray.storage import Storage
 from symoe_ray.tables import RESPONSES, request_of, response_row, table_of
 
 FLUSH_S = 15.0
+TELL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +58,28 @@ class SlotInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """An expert is on the slot: `seconds` from the request to a live engine, the old one's end included."""
+    """An expert is on the slot: `seconds` from the request to a live engine, the old one's end included.
+
+    `start_s` is how long the engine itself took, which is more where it was started `beside` the one before.
+    `capacity` is how many sequences it runs at once, `asleep` the keys of the engines that sleep on the slot.
+    """
 
     tier: str
     seconds: float
+    start_s: float
     bytes: int
+    capacity: int
+    beside: bool
     note: str
+    asleep: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prefetched:
+    """A model's files are in the page cache: so many bytes, read in so many seconds."""
+
+    bytes: int
+    seconds: float
 
 
 @dataclass(slots=True)
@@ -76,10 +97,14 @@ class Slot:
         self._config = config
         self._experts = {e.name: e for e in config.experts}
         self._storage = Storage(config.run_uri)
-        self._paths: dict[str, Path] = {}
+        cuda = config.engine.kind == "vllm" and visible_gpus() > 0
+        cores = () if cuda else cores_of(config.index, config.slots)
+        self._cuda = cuda
+        self._plans = EnginePlans(config.experts, config.engine, cores=cores, cuda=cuda)
         self._host: EngineHost | None = None
         self._key = ""
         self._loading = asyncio.Lock()
+        self._preparing: asyncio.Task[str] | None = None
         self._gate = Gate()
         self._working: set[asyncio.Task[None]] = set()
         self._parts = 0
@@ -94,11 +119,7 @@ class Slot:
                 f"node {node} does not see the run at {self._storage.uri}: output_dir must be shared storage"
             )
         if self._host is None:
-            self._host = EngineHost(
-                self._launchers(),
-                load_timeout_s=self._config.engine.load_timeout_s,
-                stall_timeout_s=self._config.engine.stall_timeout_s,
-            )
+            self._host = EngineHost(self._launchers(), self._host_settings(), CanaryBook(default_folder()))
         return SlotInfo(
             id=self._config.id,
             node=node,
@@ -108,35 +129,57 @@ class Slot:
 
     async def resolve(self, experts: list[str]) -> dict[str, str]:
         """Have the weights of these experts on this node; what is wrong with those that cannot be had, by name."""
-        problems: dict[str, str] = {}
-        if self._config.engine.kind == "fake":
-            return problems
-        for name in experts:
-            try:
-                await self._path(self._experts[name])
-            except (ResourceError, OSError, ValueError) as error:
-                problems[name] = str(error)
-        return problems
+        return await asyncio.to_thread(self._plans.problems, experts)
+
+    async def facts(self, experts: list[str]) -> dict[str, EngineFacts]:
+        """What scheduling wants to know of these experts' engines, which the slot expects from now on."""
+        if self._host is not None and self._config.engine.kind != "fake":
+            self._host.expect(await asyncio.to_thread(lambda: [self._plans.plan(name) for name in experts]))
+        return await asyncio.to_thread(lambda: {name: self._plans.facts(name) for name in experts})
 
     async def load(self, expert: str) -> Loaded:
         """Have this expert's engine; LoadError where it cannot be started."""
         spec = self._experts[expert]
         started = time.monotonic()
+        there = self._host is not None and self._host.key == spec.engine_key
         report = await self._ensure(spec, swap=True)
-        size = weight_bytes(self._paths[spec.name]) if spec.name in self._paths else 0
-        return Loaded(tier=report.tier, seconds=time.monotonic() - started, bytes=size, note=report.note)
+        assert self._host is not None
+        size = 0 if self._config.engine.kind == "fake" else weight_bytes(self._plans.path(expert))
+        return Loaded(
+            tier="lora" if there and spec.lora else report.tier, seconds=time.monotonic() - started,
+            start_s=report.start_s, bytes=size, capacity=report.max_num_seqs, beside=report.beside, note=report.note,
+            asleep=tuple(self._host.asleep),
+        )  # fmt: skip
 
-    async def generate(self, chunk: Chunk, lease: str) -> AsyncIterator[Part]:
-        """Generate what a chunk lacks; parts come as they are written, every few seconds and at the end."""
+    async def prepare(self, expert: str) -> Prefetched:
+        """The slot will have this expert's engine next: read its files now, start it beside the one that drains."""
+        started = time.monotonic()
+        spec, size = self._experts[expert], 0
+        if self._config.engine.kind != "fake" and self._config.engine.prefetch:
+            size = await asyncio.to_thread(lambda: read_ahead(self._plans.path(expert)))
+        if self._config.engine.overlap and self._host is not None and not self._loading.locked():
+            self._cancel_preparing()
+            self._preparing = asyncio.create_task(self._start_beside(spec))
+        return Prefetched(bytes=size, seconds=time.monotonic() - started)
+
+    async def generate(self, chunk: Chunk, lease: str) -> AsyncIterator[Part | int]:
+        """Generate what a chunk lacks; parts come as they are written, every few seconds and at the end.
+
+        Between them comes how many of the chunk's requests are finished, so that more can be leased in time.
+        """
         items = [_Item(row, samples) for row, samples in await asyncio.to_thread(work_of, chunk, self._storage)]
         spec = self._experts[chunk.expert]
         tasks = {asyncio.create_task(self._complete(spec, item)): item for item in items}
         self._working |= tasks.keys()
         open_rows, finished, since = _count_rows(items), [], time.monotonic()
+        told = since
         try:
             pending, error = set(tasks), None
             while pending and error is None:
                 done, pending = await asyncio.wait(pending, timeout=FLUSH_S, return_when=asyncio.FIRST_COMPLETED)
+                if not pending or time.monotonic() - told > TELL_S:  # before the part is written
+                    told = time.monotonic()
+                    yield len(tasks) - len(pending)
                 for task in done:
                     error = EngineDiedError("the lease was lost") if task.cancelled() else task.exception() or error
                     if not task.cancelled() and task.exception() is None:
@@ -166,13 +209,10 @@ class Slot:
 
     async def stop(self) -> None:
         """End everything that the slot has started."""
+        self._cancel_preparing()
         if self._host is not None:
             await self._host.close()
             self._host, self._key = None, ""
-
-    @property
-    def _cuda(self) -> bool:
-        return self._config.engine.kind == "vllm" and visible_gpus() > 0
 
     def _launchers(self) -> list[Launcher]:
         folder = (
@@ -188,42 +228,44 @@ class Slot:
             return [spawn]
         return [ForkLauncher(environment, log), spawn]
 
-    async def _path(self, spec: ExpertSpec) -> Path:
-        if spec.name not in self._paths:
-            self._paths[spec.name] = await asyncio.to_thread(local_path, spec.model, spec.revision)
-        return self._paths[spec.name]
+    def _host_settings(self) -> HostSettings:
+        engine = self._config.engine
+        return HostSettings(
+            load_timeout_s=engine.load_timeout_s, stall_timeout_s=engine.stall_timeout_s,
+            memory_timeout_s=engine.memory_timeout_s, reload=engine.reload, max_sleeping=engine.max_sleeping,
+            free_memory=partial(free_memory, cuda=self._cuda),
+        )  # fmt: skip
 
     async def _ensure(self, spec: ExpertSpec, *, swap: bool = False) -> LoadReport:
         """Have the expert's engine. Only the pool's own load swaps another one out; work replaces a dead one."""
         async with self._loading:
             assert self._host is not None, "the slot was not started"
             report = self._host.report
-            if self._key == spec.engine_key and self._host.alive and report is not None:
+            if self._host.key == spec.engine_key and report is not None:
                 return report
             if self._key not in ("", spec.engine_key) and not swap:
                 raise LoadError(f"the slot has been given to another engine ({self._key})")
-            try:
-                report = await self._host.load(await self._load_frame(spec))
-            except (ResourceError, OSError, ValueError, TypeError, KeyError) as error:
-                raise LoadError(f"{type(error).__name__}: {error}") from error
+            self._cancel_preparing()
+            report = await self._host.load(await self._plan(spec))
             self._key = spec.engine_key
             return report
 
-    async def _load_frame(self, spec: ExpertSpec) -> LoadEngine:
-        engine = self._config.engine
-        if engine.kind == "fake":
-            timing = {"expert": spec.name, "tokens_per_s": engine.fake_tokens_per_s, "load_s": engine.fake_load_s}
-            return LoadEngine(args={"max_model_len": spec.max_model_len}, fake=timing)
-        path = await self._path(spec)
-        cores = () if self._cuda else cores_of(self._config.index, self._config.slots)
-        return LoadEngine(
-            args=engine_args(spec, str(path), engine, cuda=self._cuda, kv_bytes_per_token=kv_bytes_per_token(path)),
-            chat_template=spec.chat_template,
-            add_bos=spec.add_bos,
-            threads=engine.threads or len(cores),
-            cores=cores,
-            cuda=self._cuda,
-        )
+    async def _plan(self, spec: ExpertSpec) -> EnginePlan:
+        try:
+            return await asyncio.to_thread(self._plans.plan, spec.name)
+        except (ResourceError, OSError, ValueError, TypeError, KeyError) as error:
+            raise LoadError(f"{type(error).__name__}: {error}") from error
+
+    async def _start_beside(self, spec: ExpertSpec) -> str:
+        """Start the next engine as soon as the live one has seats to spare."""
+        assert self._host is not None
+        report = self._host.report
+        return await self._host.prepare(await self._plan(spec), below=report.max_num_seqs if report else 0)
+
+    def _cancel_preparing(self) -> None:
+        if self._preparing is not None:
+            self._preparing.cancel()
+            self._preparing = None
 
     async def _complete(self, spec: ExpertSpec, item: _Item) -> None:
         """Fill in an item's completions. A request that was there at an engine's death runs again, the last time alone.
@@ -239,7 +281,7 @@ class Slot:
                 async with self._gate.enter(alone=item.attempt >= last and last > 1):
                     await self._ensure(spec)
                     assert self._host is not None
-                    item.completions = await self._host.generate(request)
+                    item.completions = await self._host.generate(request, lora=spec.name if spec.lora else "")
                     return
             except EngineDiedError as error:
                 if item.attempt >= last:

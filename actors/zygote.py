@@ -17,7 +17,9 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
 from pathlib import Path
+from typing import Any
 
 from actors import engine
 from actors.protocol import MAX_PACKET, Exited, Fork, Forked, Frame, Learn, ZygoteReady, decode, encode_packet
@@ -54,6 +56,26 @@ def learn(modules: list[str]) -> str:
     for name in modules:
         with contextlib.suppress(Exception):  # what cannot be imported here is imported by the engine as before
             importlib.import_module(name)
+    return _settle()
+
+
+def prepare(args: dict[str, Any]) -> str:
+    """Read the tokenizer and import the model class of an engine with these arguments, where vLLM keeps them.
+
+    The reason why forking is no longer safe, or "".
+    """
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.tokenizers.registry import cached_tokenizer_from_config
+
+    with contextlib.suppress(Exception):  # what is wrong with an engine is said when it starts
+        config = EngineArgs(**args).create_model_config()
+        cached_tokenizer_from_config(config)
+        config.registry.resolve_model_cls(config.architectures, model_config=config)
+    return _settle()
+
+
+def _settle() -> str:
+    """Keep what there is out of the children's garbage collections. The reason why forking is not safe, or ""."""
     gc.collect()
     gc.freeze()
     import torch
@@ -73,22 +95,33 @@ def serve(control: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(waker.fileno())
     _tell(control, ZygoteReady(seconds=time.monotonic() - started, unusable=unusable))
+    expected: deque[dict[str, Any]] = deque()
     while True:
-        for ready in select.select([control, wake], [], [])[0]:
+        for ready in select.select([control, wake], [], [], 0 if expected else None)[0]:
             if ready is wake:
                 wake.recv(4096)
                 _reap(control)
-            elif not _obey(control, wake, waker):
+            elif not _obey(control, expected, wake, waker):
                 return
+        if expected:  # one at a time: a fork that is asked for meanwhile waits for no more than that
+            _prepare_next(control, expected)
 
 
-def _obey(control: socket.socket, *private: socket.socket) -> bool:
+def _prepare_next(control: socket.socket, expected: deque[dict[str, Any]]) -> None:
+    unusable = prepare(expected.popleft())
+    if unusable:
+        expected.clear()
+        _tell(control, ZygoteReady(seconds=0.0, unusable=unusable))
+
+
+def _obey(control: socket.socket, expected: deque[dict[str, Any]], *private: socket.socket) -> bool:
     data, descriptors, _, _ = socket.recv_fds(control, MAX_PACKET, 1)
     if not data:
         return False
     frame = decode(data)
     if isinstance(frame, Learn):
         _tell(control, ZygoteReady(seconds=0.0, unusable=learn(frame.modules)))
+        expected.extend(frame.engines)
     elif isinstance(frame, Fork):
         with socket.socket(fileno=descriptors[0]) as channel:
             pid = os.fork()

@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from pipelines.answer import baselines_of
-from pipelines.bench_aggregators import chosen_aggregator
+from pipelines.bench_aggregators import aggregator_of
 from pipelines.grading import graded
 from pipelines.run import Run
 from pipelines.sharding import Rows, collect, generate, rows_of_shards
@@ -20,6 +19,7 @@ from symoe_ray.grading import Verify
 from symoe_ray.ledger import responses
 from symoe_ray.requests import aggregate_request, seat_samples
 from symoe_ray.settings import AggregateSettings
+from symoe_ray.stage_sizes import baselines_of
 from symoe_ray.storage import Storage
 from symoe_ray.tables import ANSWERS, DRAFTS, RECRUITS, question_of, request_row
 
@@ -55,7 +55,7 @@ class _Case:
 def run_stage(run: Run) -> None:
     """Write answers/part-*.parquet (in seed=<N> folders for several seeds): final answers per question and method."""
     settings = run.settings
-    aggregator = settings.aggregator if settings.aggregator != "auto" else chosen_aggregator(run.storage)
+    aggregator = aggregator_of(run)
     methods = tuple(SEATS_OF) if baselines_of(settings) == "all" else ("symoe",)
     plan = _Plan(
         spec=settings.pool.expert(aggregator), rules=settings.aggregate, grader=settings.grader, methods=methods,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
+from pipelines.bench_aggregators import aggregator_of
 from pipelines.grading import graded_drafts
 from pipelines.profile import read_profiles
 from pipelines.run import Run
@@ -15,11 +16,11 @@ from symoe_ray.fingerprints import digest
 from symoe_ray.requests import answer_request, samples_wanted
 from symoe_ray.results import best_single
 from symoe_ray.settings import Settings
+from symoe_ray.stage_sizes import baselines_of
 from symoe_ray.storage import Storage
 from symoe_ray.tables import DRAFTS, RECRUITS, question_of, request_row
 
 STAGE = "answer"
-SMALL_POOL = 8
 
 
 def run_stage(run: Run) -> None:
@@ -33,17 +34,11 @@ def run_stage(run: Run) -> None:
     specs = {e.name: e for e in settings.pool.experts}
     folders = {seed: run.seed_folder(seed) for seed in settings.all_seeds}
     build = partial(_requests, specs, folders, everyone, random_seats, settings.max_tokens)
-    commits = generate(run, STAGE, ("test",), build, inputs)
+    aggregator = aggregator_of(run)
+    commits = generate(run, STAGE, ("test",), build, inputs, then=[aggregator] if aggregator else [])
     for seed, folder in folders.items():
         collect(run, folder + "drafts", ("test",), partial(graded_drafts, STAGE, specs, seed, run.verify), DRAFTS)
     run.done(STAGE, inputs, commits)
-
-
-def baselines_of(settings: Settings) -> str:
-    """all, minimal or off: what `auto` stands for depends on what it costs, so on the size of the pool."""
-    if settings.baselines == "auto":
-        return "all" if len(settings.pool.experts) <= SMALL_POOL else "minimal"
-    return settings.baselines
 
 
 def baseline_samples(settings: Settings, best: str) -> dict[str, int]:

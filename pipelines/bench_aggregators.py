@@ -62,9 +62,11 @@ def run_stage(run: Run) -> None:
     run.done(STAGE, inputs, commits)
 
 
-def chosen_aggregator(storage: Storage) -> str:
-    """The aggregator of a run."""
-    return str(storage.read_json(RESULT)["chosen"])
+def aggregator_of(run: Run) -> str:
+    """The aggregator of a run: the one that its settings name, or that was chosen; "" before that."""
+    if run.settings.aggregator != "auto":
+        return run.settings.aggregator
+    return str(run.storage.read_json(RESULT)["chosen"]) if run.storage.exists(RESULT) else ""
 
 
 def _requests(

@@ -29,6 +29,7 @@ from pipelines import (
     run as runs,
 )
 from pipelines.doctor import doctor
+from pipelines.plan import plan
 from pipelines.progress import Display
 from pipelines.report import write_report
 from symoe_ray.config import load, to_yaml
@@ -135,6 +136,11 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run", metavar="RUN", help="name or path of the run")
     report.add_argument("--json", action="store_true", help="machine-readable standard output")
     report.set_defaults(function=_report)
+    planning = commands.add_parser("plan", help="what would be loaded where and when, and how long; spends nothing")
+    planning.add_argument("--run", metavar="NAME_OR_PATH", help="an earlier run, whose measured speeds are used")
+    planning.add_argument("--limit", type=int, metavar="N", help="at most N questions of each split")
+    planning.add_argument("--json", action="store_true", help="machine-readable standard output")
+    planning.set_defaults(function=_plan)
     check = commands.add_parser("doctor", help="what is here, and whether each expert fits")
     check.add_argument("--json", action="store_true", help="machine-readable standard output")
     check.set_defaults(function=_doctor)
@@ -297,6 +303,15 @@ def _doctor(options: argparse.Namespace, overrides: list[str], _: _Signals) -> i
 
     settings = load(overrides)
     return doctor(inspect_machine(settings), as_json=options.json)
+
+
+def _plan(options: argparse.Namespace, overrides: list[str], _: _Signals) -> int:
+    from actors.model_sizes import machine_of, size_of
+
+    settings = load(overrides if options.limit is None else [*overrides, f"limit={options.limit}"])
+    sizes = {e.name: size_of(e, fake=settings.engine.kind == "fake") for e in settings.pool.experts}
+    run = Storage(runs.run_uri(settings, options.run)) if options.run else None
+    return plan(settings, sizes, machine_of(settings), run, as_json=options.json)
 
 
 if __name__ == "__main__":

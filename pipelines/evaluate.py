@@ -119,13 +119,14 @@ def _results(run: Run, rows: Sequence[MethodRow], best: str) -> dict[str, Any]:
 
 
 def engine_facts(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Loads per expert, and slot-seconds spent on loading and generating, of all attempts of a run.
+    """Loads per expert, swaps per tier, and slot-seconds spent on them and on generating, of all attempts of a run.
 
     `generate_s` is the time in which a slot had work: chunks that overlap on a slot count once. `wall_s` is the time
     from the first event's begin to the last one's end, added up over attempts; `busy_ratio` is generate_s per slot and
     wall_s. `predicted_wall_s` is null: no prediction is made.
     """
-    loads = Counter(e["expert"] for e in events if e["event"] == "load")
+    swaps = [e for e in events if e["event"] in ("load", "reload", "wake")]
+    loads = Counter(e["expert"] for e in swaps if e["event"] == "load")
     spans: dict[tuple[int, str], list[tuple[float, float]]] = defaultdict(list)
     walls: dict[int, list[float]] = defaultdict(list)
     for event in events:
@@ -138,7 +139,8 @@ def engine_facts(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     slots = len({e["slot"] for e in events}) or 1
     return {
         "loads": dict(sorted(loads.items())),
-        "swap_s": round(sum(e["seconds"] for e in events if e["event"] == "load"), 3),
+        "tiers": dict(sorted(Counter(e["tier"] for e in swaps).items())),
+        "swap_s": round(sum(e["seconds"] for e in swaps), 3),
         "generate_s": round(generate_s, 3),
         "wall_s": round(wall_s, 3),
         "busy_ratio": round(generate_s / (wall_s * slots), 4) if wall_s else 0.0,

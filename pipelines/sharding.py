@@ -4,7 +4,7 @@ Parquet, and joining, parsing and grading what was generated. One execution per 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,16 +17,16 @@ from symoe_ray.storage import Storage
 from symoe_ray.tables import REQUESTS, table_of
 
 SHARD_ROWS = 512
-CHUNKS_PER_SLOT = 8
-LEAST_CHUNK_ROWS = 32
 
 Rows = list[dict[str, Any]]
 BuildRequests = Callable[[Storage, Rows], Iterable[dict[str, Any]]]
 Collect = Callable[[Storage, Rows], Iterable[dict[str, Any]]]
 
 
-def generate(run: Run, stage: str, splits: tuple[str, ...], build: BuildRequests, inputs: str) -> list[str]:
-    """Have all of a stage's rows generated; returns the names of its commits.
+def generate(
+    run: Run, stage: str, splits: tuple[str, ...], build: BuildRequests, inputs: str, then: Sequence[str] = ()
+) -> list[str]:
+    """Have all of a stage's rows generated; returns the names of its commits. `then`: experts of the next stage.
 
     `build` makes the `REQUESTS` rows (with `expert`) of some questions. Requests are built again when `inputs` changed;
     rows that are committed already are not generated again, whichever inputs they were first made for.
@@ -49,13 +49,8 @@ def generate(run: Run, stage: str, splits: tuple[str, ...], build: BuildRequests
     chunks = _missing(run, stage, files, run.settings.engine.chunk_rows)
     if chunks:
         rows = sum(c.rows for c in chunks)
-        pool = run.pool()
-        if pool.num_slots > 1:
-            chunks = _missing(
-                run, stage, files, _shared_chunk_rows(rows, pool.num_slots, run.settings.engine.chunk_rows)
-            )
         run.say(f"{stage}: {rows} requests to {len({c.expert for c in chunks})} expert(s)")
-        summary = pool.generate(stage, chunks, run.on_progress)
+        summary = run.pool().generate(stage, chunks, run.on_progress, then)
         run.say(
             f"{stage}: {summary.rows} requests in {summary.seconds:.1f} s, {summary.completion_tokens} tokens"
             + (f", {summary.failed} failed" if summary.failed else "")
@@ -109,11 +104,6 @@ def _missing(run: Run, stage: str, files: dict[str, list[str]], chunk_rows: int)
             run.storage, stage, files, chunk_rows=chunk_rows, estimate=estimate, retry_failed=run.retry_failed
         )
     )
-
-
-def _shared_chunk_rows(rows: int, slots: int, most: int) -> int:
-    """Chunks small enough that every slot gets several, so that a hot expert can be shared and nobody waits long."""
-    return min(most, max(LEAST_CHUNK_ROWS, rows // (slots * CHUNKS_PER_SLOT)))
 
 
 def _estimates(run: Run) -> dict[str, int]:

@@ -22,6 +22,7 @@ _AT_LEAST = {
     "engine.slots": 1, "engine.seed": 0, "engine.max_num_seqs": 0, "engine.kv_cache_memory_bytes": 0,
     "engine.block_size": 0, "engine.threads": 0, "engine.chunk_rows": 1, "engine.max_attempts": 1,
     "engine.load_timeout_s": 1, "engine.stall_timeout_s": 1, "engine.fake_tokens_per_s": 0, "engine.fake_load_s": 0,
+    "engine.max_sleeping": 0, "engine.memory_timeout_s": 0,
     "annotate.samples": 1, "annotate.min_count": 1, "annotate.max_characters": 1, "annotate.sampling_max_tokens": 1,
     "aggregate.min_experts": 1, "aggregate.max_draft_characters": 0,
 }  # fmt: skip
@@ -31,6 +32,9 @@ _WITHIN = {"temperature": (0.0, math.inf), "engine.gpu_memory_utilization": (0.0
 
 # Engine arguments that an expert has a field of its own for: given twice, they could contradict each other.
 _OWN_FIELDS = ("model", "revision", "max_model_len", "tensor_parallel_size", "trust_remote_code")
+
+# Engine arguments that follow from the adapters of the experts that share an engine.
+_FROM_LORA = ("enable_lora", "max_loras", "max_lora_rank")
 
 
 def check(settings: Settings, origin: Origin) -> None:
@@ -113,6 +117,14 @@ def _check_expert(expert: ExpertSpec, key: str, origin: Origin) -> None:
     for name in _OWN_FIELDS:
         if name in expert.engine_args:
             raise wrong(f"{key}.engine_args.{name}", expert.engine_args[name], f"must be given as {key}.{name}", origin)
+    for name in _FROM_LORA:
+        if name in expert.engine_args:
+            value = expert.engine_args[name]
+            raise wrong(
+                f"{key}.engine_args.{name}", value, f"follows from the adapters; name one in {key}.lora", origin
+            )
+    if expert.lora and expert.lora == expert.model:
+        raise wrong(f"{key}.lora", expert.lora, "must be an adapter over the model, not the model itself", origin)
     if expert.trust_remote_code and not expert.revision:
         raise InputError(
             f"{origin(key)}: {key}.trust_remote_code is true without a revision; "

@@ -89,7 +89,8 @@ class ExpertSpec:
 
     `model` is a Hugging Face id, a local folder, or `package:NAME` for a model that `symoe` prepares itself.
     `think_end_token` ends a reasoning block that must be cut before an answer is read. `chat_template` is Jinja text
-    for a base model whose tokenizer has none. `add_bos` prepends BOS where a converted tokenizer forgets it.
+    for a base model whose tokenizer has none. `add_bos` prepends BOS where a converted tokenizer forgets it. `lora` is
+    a PEFT adapter over `model`, found as a model is ("": none).
     """
 
     name: str
@@ -103,10 +104,14 @@ class ExpertSpec:
     chat_template: str = ""
     add_bos: bool = False
     trust_remote_code: bool = False
+    lora: str = ""
 
     @property
     def engine_key(self) -> str:
-        """What must be equal for two experts to share one engine: model, revision, template and engine arguments."""
+        """What must be equal for two experts to share one engine: model, revision, template and engine arguments.
+
+        Not `lora`: one engine serves a base model and all adapters over it.
+        """
         base = self.model.rstrip("/").rsplit("/", 1)[-1].removeprefix("package:")
         return base + "-" + digest(
             self.model, self.revision, self.max_model_len, self.tensor_parallel_size,

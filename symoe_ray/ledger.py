@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -40,6 +41,31 @@ class Chunk:
     tokens: int
     done: tuple[int, ...] = ()
     partial: tuple[tuple[int, int, int], ...] = ()
+
+
+def split(chunk: Chunk, rows: int) -> tuple[Chunk, Chunk | None]:
+    """The first `rows` rows that a chunk still lacks, and the rest of it (None: there is none)."""
+    if rows >= chunk.rows:
+        return chunk, None
+    done, lacking, cut = set(chunk.done), 0, chunk.start
+    while lacking < rows:
+        lacking += cut not in done
+        cut += 1
+    tokens = chunk.tokens * rows // chunk.rows
+    return (
+        replace(chunk, stop=cut, rows=rows, tokens=tokens, **_within(chunk, chunk.start, cut)),
+        replace(
+            chunk, id=f"{chunk.id.rsplit('-', 1)[0]}-{cut}", start=cut, rows=chunk.rows - rows,
+            tokens=chunk.tokens - tokens, **_within(chunk, cut, chunk.stop),
+        ),
+    )  # fmt: skip
+
+
+def _within(chunk: Chunk, start: int, stop: int) -> dict[str, Any]:
+    return {
+        "done": tuple(row for row in chunk.done if start <= row < stop),
+        "partial": tuple(p for p in chunk.partial if start <= p[0] < stop),
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

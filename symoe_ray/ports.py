@@ -55,11 +55,14 @@ class StageSummary:
 class Pool(Protocol):
     """A pool of engines that generates what a stage lacks and commits it to the run's storage."""
 
-    @property
-    def num_slots(self) -> int:
-        """Engines that run at once."""
-
     def generate(
-        self, stage: str, chunks: Sequence[Chunk], on_progress: Callable[[Progress], None] | None = None
+        self,
+        stage: str,
+        chunks: Sequence[Chunk],
+        on_progress: Callable[[Progress], None] | None = None,
+        then: Sequence[str] = (),
     ) -> StageSummary:
-        """Work through the chunks; returns when every row of them is committed, as a completion or as a failure."""
+        """Work through the chunks; returns when every row of them is committed, as a completion or as a failure.
+
+        `then` names the experts that the next stage needs: one of them is left on its slot where that costs nothing.
+        """

@@ -1,102 +1,236 @@
-"""Which slot works on which expert's requests next: a pure function of what the pool knows.
+"""Which slot works on which expert's requests next: a pure function of what the pool knows, for batch and online.
 
-A slot keeps the engine that it has while there is work for it. A free slot takes the longest group that nobody works on
-and that it has not had before (longest processing time first); where every group is taken it helps with the longest
-one, if the work that is left pays for another load. A slot never goes back to an engine that it has given up in this
-stage while another idle slot could have the work.
+A slot keeps its engine while there is work for it. An empty one takes the group that would end last and has fewer hosts
+than it should (`water_filling`); where all have theirs it helps with what would end last, if that pays for the load. A
+slot whose work runs out prepares its next engine while the last rows are written. `decide` is asked about one slot
+whose state changed and looks at no other, so a decision costs the same on 1 slot and on 512.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping
+
+from symoe_ray.engine_costs import Costs, EngineCost
+from symoe_ray.online_scheduling import admission_wait_s, admit, decide_online
+from symoe_ray.schedule_views import GroupView, Lease, Online, Prepare, SlotView
+from symoe_ray.water_filling import hosts_wanted, work_of
+
+__all__ = [
+    "Costs", "EngineCost", "GroupView", "Lease", "Online", "Prepare", "SlotView", "admission_wait_s", "admit",
+    "ask_order", "decide",
+]  # fmt: skip
+
+FEW_ROWS = 4
+AHEAD_LOADS = 2.0
+QUEUE_SHARE = 0.5
+NEAR = 0.9
+SLACK = 1.02
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlotView:
-    """A slot as the pool sees it. `leases` counts chunks in flight; `had` are the engine keys it held in this stage,
-    `barred` those that it could not load.
+def ask_order(slots: Iterable[SlotView], groups: Mapping[str, GroupView] | None = None) -> list[SlotView]:
+    """The available slots in the order in which to ask: first those whose resident engine has work (without `groups`:
+    those that have one), then the emptier ones, equal ones by id.
     """
 
-    id: str
-    resident: str = ""
-    leases: int = 0
-    had: frozenset[str] = frozenset()
-    barred: frozenset[str] = frozenset()
-    tensor_parallel_size: int = 1
-    available: bool = True
+    def rank(slot: SlotView) -> tuple[bool, int, str]:
+        has_work = bool(slot.resident) if groups is None else _waits(groups, slot.resident)
+        return not has_work, slot.rows, slot.id
+
+    return sorted((s for s in slots if s.available), key=rank)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupView:
-    """The requests of one engine key: chunks waiting, and the estimated output tokens of what is not finished."""
+def decide(
+    slot: SlotView,
+    groups: Mapping[str, GroupView],
+    costs: Costs,
+    *,
+    slots: int,
+    then: frozenset[str] = frozenset(),
+    max_rows: int = 256,
+    online: Online | None = None,
+) -> Lease | Prepare | None:
+    """What a slot should do next, None for nothing. `slots` are available in all; `then` are the keys that the next
+    stage wants first. Ask again, with the answer taken into account, until it is None.
 
-    key: str
-    waiting: int
-    tokens: int
-    tensor_parallel_size: int = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Costs:
-    """What a load costs and how fast an engine writes; seconds and tokens per second, measured where known."""
-
-    load_s: Mapping[str, float]
-    tokens_per_s: Mapping[str, float]
-    default_load_s: float = 5.0
-    default_tokens_per_s: float = 500.0
-
-    def load(self, key: str) -> float:
-        """Seconds to start an engine of that key."""
-        return self.load_s.get(key, self.default_load_s)
-
-    def work(self, key: str, tokens: int) -> float:
-        """Seconds that one engine of that key needs to write that many tokens."""
-        return tokens / max(self.tokens_per_s.get(key, self.default_tokens_per_s), 1e-9)
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """Give a slot the next chunk of a key (loading its engine first where another is resident)."""
-
-    slot: str
-    key: str
-
-
-def next_lease(slots: Sequence[SlotView], groups: Sequence[GroupView], costs: Costs, depth: int = 2) -> Lease | None:
-    """The next thing to do, or None while nothing can or should be started.
-
-    `depth` chunks are in flight on a slot at most: the second keeps its batch full while the first one drains. Call it
-    again, with the lease taken into account, until it returns None.
+    After a Prepare the slot counts as a host of that key; a lease of it makes it resident once the slot has drained.
     """
-    waiting = {g.key: g for g in groups if g.waiting}
-    open_slots = [s for s in slots if s.available and s.leases < depth]
-    for slot in sorted(open_slots, key=lambda s: (s.leases, s.id)):
-        if slot.resident in waiting:
-            return Lease(slot.id, slot.resident)
-    idle = sorted((s for s in open_slots if not s.leases), key=lambda s: s.id)
-    for again in (False, True):
-        for slot in idle:
-            key = _best_group(slot, slots, waiting, costs, again=again)
-            if key:
-                return Lease(slot.id, key)
-    return None
+    if not slot.available:
+        return None
+    if online is not None:
+        return decide_online(slot, groups, costs, slots=slots, max_rows=max_rows, online=online)
+    if _waits(groups, slot.resident) and not _is_surplus(slot, groups, costs, slots):
+        rows = _lease_rows(slot, groups[slot.resident], groups, costs, slots, max_rows)
+        return Lease(slot.id, slot.resident, rows) if rows else None
+    if slot.rows:
+        return _prepare(slot, groups, costs, slots, then)
+    key = slot.promised if _waits(groups, slot.promised) else _next_key(slot, groups, costs, slots, then)
+    return Lease(slot.id, key, _first_rows(slot, groups[key], groups, costs, slots, max_rows)) if key else None
 
 
-def _best_group(
-    slot: SlotView, slots: Sequence[SlotView], waiting: Mapping[str, GroupView], costs: Costs, *, again: bool
-) -> str:
-    """What an idle slot should load, "" for nothing: with `again` also an engine that it has had, or a shared one."""
-    fits = [
-        g for g in waiting.values() if g.tensor_parallel_size <= slot.tensor_parallel_size and g.key not in slot.barred
-    ]
-    hosts = {g.key: sum(s.resident == g.key and s.available for s in slots) for g in fits}
-    untouched = [g for g in fits if not hosts[g.key] and (again or g.key not in slot.had)]
-    if untouched:
-        return max(untouched, key=lambda g: (costs.load(g.key) + costs.work(g.key, g.tokens), g.key)).key
-    if not again:
+def _waits(groups: Mapping[str, GroupView], key: str) -> bool:
+    return key in groups and groups[key].rows > 0
+
+
+def _free(groups: Mapping[str, GroupView], slots: int) -> int:
+    """Slots that host no group with work left."""
+    return slots - sum(g.hosts for g in groups.values() if g.rows or g.running_rows)
+
+
+def _is_surplus(slot: SlotView, groups: Mapping[str, GroupView], costs: Costs, slots: int) -> bool:
+    """Whether an empty slot should leave its group to the others: it has hosts to spare and some group has none."""
+    own = groups[slot.resident]
+    if slot.rows or own.hosts < 2 or all(g.hosts for g in groups.values() if g.rows and _can(slot, g)):
+        return False
+    return own.hosts > hosts_wanted(groups.values(), costs, slots=slots, capacity=slot.capacity)[own.key]
+
+
+def _can(slot: SlotView, group: GroupView) -> bool:
+    return group.tensor_parallel_size <= slot.tensor_parallel_size and group.key not in slot.barred
+
+
+def _lease_rows(
+    slot: SlotView, group: GroupView, groups: Mapping[str, GroupView], costs: Costs, slots: int, max_rows: int
+) -> int:
+    """How many rows more of its engine's group: up to its fair share of a full batch, and beyond that, where much is
+    waiting, a queue that keeps the batch full.
+
+    The queue is guided self-scheduling (Polychronopoulos and Kuck 1987): it shrinks with what waits, so that the tail
+    is shared.
+    """
+    hosts = max(1, group.hosts)
+    batch = min(slot.capacity, _share(slot, group, groups, costs, slots))
+    if slot.rows < batch:
+        return min(batch - slot.rows, group.rows, max_rows)
+    queue = min(int(slot.capacity * QUEUE_SHARE), group.rows // (2 * hosts))
+    room = slot.capacity + queue - slot.rows
+    if slot.rows < slot.capacity or room < max(1, queue // 2):
+        return 0
+    return min(room, group.rows, max_rows)
+
+
+def _share(slot: SlotView, group: GroupView, groups: Mapping[str, GroupView], costs: Costs, slots: int) -> int:
+    """The rows of a group that one of its hosts should have now, hosts to come included: all that load or are free."""
+    total, hosts = group.rows + group.running_rows, max(1, group.hosts)
+    free = _free(groups, slots)
+    if free > 0 and total <= (hosts + free) * slot.capacity:
+        if not slot.ready:
+            wanted = hosts_wanted(groups.values(), costs, slots=slots, capacity=slot.capacity)[group.key]
+            hosts = max(hosts, min(wanted, hosts + free))
+        elif _help_gain_s(slot, group, groups, costs) > 0:
+            hosts += 1
+    return math.ceil(total / hosts)
+
+
+def _first_rows(
+    slot: SlotView, group: GroupView, groups: Mapping[str, GroupView], costs: Costs, slots: int, max_rows: int
+) -> int:
+    """The rows of a slot's first lease of a group: a share beside the other hosts and those that should come."""
+    wanted = hosts_wanted(groups.values(), costs, slots=slots, capacity=slot.capacity)[group.key]
+    hosts = max(1, group.hosts if slot.promised == group.key else group.hosts + 1)
+    room = max(0, _free(groups, slots) - 1)
+    share = math.ceil((group.rows + group.running_rows) / max(hosts, min(wanted, hosts + room)))
+    return max(1, min(share, group.rows, group.capacity or slot.capacity, max_rows))
+
+
+def _prepare(
+    slot: SlotView, groups: Mapping[str, GroupView], costs: Costs, slots: int, then: frozenset[str]
+) -> Prepare | None:
+    """The next engine of a slot whose last rows are being written, once the rest takes hardly longer than its load.
+
+    Nothing is promised while other slots are free to take it now.
+    """
+    if slot.promised or not slot.ready or _free(groups, slots) > 0:
+        return None
+    unhosted = [g for g in groups.values() if g.rows and not g.hosts and _can(slot, g) and g.key not in slot.had]
+    if not unhosted:
+        return None
+    key = _pick(slot, unhosted, groups, costs, slots, then)
+    resident = groups.get(slot.resident)
+    if slot.since_lease_s is not None and resident is not None and slot.rows > FEW_ROWS:
+        tail_s = costs.of(slot.resident).step_s * resident.longest - slot.since_lease_s
+        if tail_s > AHEAD_LOADS * costs.swap_s(slot, groups[key], groups):
+            return None
+    return Prepare(slot.id, key)
+
+
+def _next_key(slot: SlotView, groups: Mapping[str, GroupView], costs: Costs, slots: int, then: frozenset[str]) -> str:
+    """What an empty slot should load, "" for nothing.
+
+    In this order: a group that lacks hosts, what gains most from a helper, a group that is promised to a slot which
+    still drains; and an engine that this slot has had before only where nobody has it now.
+    """
+    fits = [g for g in groups.values() if g.rows and _can(slot, g)]
+    if not fits:
         return ""
-    # Another host ends a group sooner if (work + load) / (hosts + 1) < work / hosts, that is, if load < work / hosts.
-    left = {g.key: costs.work(g.key, g.tokens) / hosts[g.key] for g in fits}
-    worth = [(seconds, key) for key, seconds in left.items() if seconds > costs.load(key)]
-    return max(worth)[1] if worth else ""
+    wanted = hosts_wanted(groups.values(), costs, slots=slots, capacity=slot.capacity)
+    new = [g for g in fits if g.key not in slot.had]
+    lacking = [
+        g
+        for g in new
+        if not g.hosts or (g.hosts < wanted[g.key] and (g.is_fresh or _help_gain_s(slot, g, groups, costs) > 0))
+    ]
+    if lacking:
+        return _pick(slot, lacking, groups, costs, slots, then)
+    helped = [g for g in new if not g.running_rows or _help_gain_s(slot, g, groups, costs) > 0]
+    if helped:
+        return max(helped, key=lambda g: (_end_s(g, costs, slot.capacity, g.hosts), g.key)).key
+    left = [g for g in fits if g.key in slot.had and not g.hosts]
+    return _pick(slot, left, groups, costs, slots, then) if left else ""
+
+
+def _pick(
+    slot: SlotView,
+    among: list[GroupView],
+    groups: Mapping[str, GroupView],
+    costs: Costs,
+    slots: int,
+    then: frozenset[str],
+) -> str:
+    """Of these groups the one that would end last (longest processing time first), or another at nearly equal need
+    whose engine comes cheaper. On a single slot the order is free, so the cheapest goes first.
+
+    What the next stage wants first is left for last, unless the rest would then end later.
+    """
+    ends = {g.key: _end_s(g, costs, slot.capacity, g.hosts) for g in among}
+    later = {g.key for g in among if g.key in then and _can_wait(g, among, costs, slot.capacity, slots)}
+    open_ = [g for g in among if g.key not in later] or among
+    most = max(ends[g.key] for g in open_)
+    near = [g for g in open_ if slots == 1 or ends[g.key] >= NEAR * most]
+    saved = {g.key: costs.of(g.key).load_s - costs.swap_s(slot, g, groups) for g in near}
+    return max(near, key=lambda g: (saved[g.key], ends[g.key], g.key)).key
+
+
+def _can_wait(group: GroupView, among: list[GroupView], costs: Costs, capacity: int, slots: int) -> bool:
+    """Whether a group can start after all others without ending later than they would have in any case."""
+    ends = {g.key: _end_s(g, costs, capacity, g.hosts) for g in among}
+    everything = max(sum(ends.values()) / slots, *ends.values(), 0.0)
+    others = sum(seconds for key, seconds in ends.items() if key != group.key)
+    return others / slots + ends[group.key] <= SLACK * everything
+
+
+def _end_s(group: GroupView, costs: Costs, capacity: int, hosts: int) -> float:
+    """Seconds until a group would end with that many hosts; with none, after a load by one."""
+    work = work_of(group, costs, capacity)
+    return work.on(max(1, hosts)) + (0.0 if hosts else work.cost.load_s)
+
+
+def _help_gain_s(slot: SlotView, group: GroupView, groups: Mapping[str, GroupView], costs: Costs) -> float:
+    """By how much sooner the waiting rows of a hosted group end if one more slot, which must load, takes its share.
+
+    Either way they end with a tail. Without help they wait for room in full batches, and share them.
+    """
+    cost, mean, hosts = costs.of(group.key), group.mean_tokens, max(1, group.hosts)
+    helper = slot if slot.resident != group.key else SlotView(id="", capacity=slot.capacity)
+    capacity, share = group.capacity or slot.capacity, group.rows / (hosts + 1)
+    batch = min(hosts * capacity, group.running_rows / 2 + group.rows)
+    without = _queue_s(cost, group.running_rows + group.rows, mean, hosts, capacity)
+    without += cost.sequence_s * batch * mean / hosts
+    helped = _queue_s(cost, share, mean, 1, capacity) + cost.sequence_s * min(share, capacity) * mean
+    return without - helped - costs.swap_s(helper, group, groups)
+
+
+def _queue_s(cost: EngineCost, rows: float, mean: float, hosts: int, capacity: int) -> float:
+    """Seconds until the last of these rows finds room, with full batches."""
+    beyond = max(0.0, rows - hosts * capacity)
+    return beyond * mean * (cost.step_s / capacity + cost.sequence_s) / hosts

@@ -81,7 +81,8 @@ class EngineSettings:
     `kind`: vllm or fake. `slots`: engines at once on the CPU (with GPUs, `gpus` decides). `dtype` auto is the
     checkpoint's own. `kv_cache_memory_bytes` 0 lets vLLM size it (GPU) or takes up to 1 GiB (CPU). `enforce_eager`
     None is false on a GPU, true on the CPU. `threads` 0 shares the cores out over the slots. `chunk_rows` is the unit
-    of lease, stealing and commit.
+    of lease, stealing and commit. `reload`, `max_sleeping`, `prefetch` and `overlap` say which ways of changing experts
+    are allowed; `memory_timeout_s` is how long memory that another engine gives back is waited for.
     """
 
     kind: str = "vllm"
@@ -98,6 +99,11 @@ class EngineSettings:
     threads: int = 0
     chunk_rows: int = 256
     max_attempts: int = 3
+    reload: bool = True
+    max_sleeping: int = 0
+    prefetch: bool = True
+    overlap: bool = True
+    memory_timeout_s: float = 120.0
     fake_tokens_per_s: float = 0.0
     fake_load_s: float = 0.0
 

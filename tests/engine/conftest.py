@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
-from actors.engine_host import EngineHost, LoadReport
+from actors.canary import CanaryBook
+from actors.engine_host import EngineHost, EnginePlan, HostSettings, LoadReport
+from actors.engine_plans import EnginePlans
 from actors.launcher import ForkLauncher, Launcher, SpawnLauncher
-from actors.models import kv_bytes_per_token, prepared_folder
-from actors.platform import engine_args, engine_environment
-from actors.protocol import LoadEngine
+from actors.memory import Need, host_available_bytes
+from actors.models import prepared_folder
+from actors.platform import engine_environment
 from symoe_ray.core import ExpertSpec, Message, Request, Sampling
 from symoe_ray.settings import EngineSettings
 
 T = TypeVar("T")
-SETTINGS = EngineSettings(dtype="float32", max_num_seqs=8)
+SETTINGS = EngineSettings(dtype="float32", max_num_seqs=8, threads=1)
+HOST = HostSettings(
+    load_timeout_s=300, stall_timeout_s=120, free_memory=lambda: Need(host_bytes=host_available_bytes())
+)
+POOL = ("tiny-llama", "tiny-llama-b", "tiny-qwen2")
+
+
+class Borrowed:
+    """The session's zygote in the hands of another host, which does not end it."""
+
+    tier = "fork"
+
+    def __init__(self, fork: ForkLauncher) -> None:
+        self.launch, self.learn = fork.launch, fork.learn
+
+    async def close(self) -> None:
+        """It is not this host's to end."""
 
 
 @dataclass
@@ -34,25 +53,41 @@ class Engines:
         """The result of a coroutine on the host's loop."""
         return self.runner.run(work)
 
-    def load(self, name: str, **engine: object) -> LoadReport:
+    def load(self, name: str) -> LoadReport:
         """Load a prepared model."""
-        return self.run(self.host.load(load_frame(name, **engine)))
+        return self.run(self.host.load(plan(name)))
 
     def loaded(self, name: str) -> None:
         """Have a model that answers, loading it only where the last test left none."""
-        if not self.host.alive or self.host.report is None or self._name != name:
+        if self.host.key != plan(name).key:
             self.load(name)
-        self._name = name
 
-    _name: str = ""
+    @contextmanager
+    def another_host(self, book: Path, settings: HostSettings = HOST) -> Iterator[EngineHost]:
+        """A host of its own with nothing loaded, which forks from the same zygote and knows no canary."""
+        host = EngineHost([Borrowed(self.fork)], settings, CanaryBook(book))
+        try:
+            yield host
+        finally:
+            self.run(host.close())
 
 
-def load_frame(name: str, **engine: object) -> LoadEngine:
-    """The frame that loads a prepared model."""
-    folder = prepared_folder(name)
-    spec = ExpertSpec(name=name, model=f"package:{name}", max_model_len=512, engine_args=engine)
-    args = engine_args(spec, str(folder), SETTINGS, cuda=False, kv_bytes_per_token=kv_bytes_per_token(folder))
-    return LoadEngine(args=args, threads=1)
+def prepared(name: str, model: str = "", lora: str = "") -> ExpertSpec:
+    """An expert: the prepared model of its name, or another one, with an adapter or without."""
+    return ExpertSpec(name=name, model=model or f"package:{name}", lora=lora, max_model_len=512)
+
+
+def plans(experts: Sequence[ExpertSpec], settings: EngineSettings = SETTINGS) -> dict[str, EnginePlan]:
+    """The engines of a pool's experts, by name."""
+    made = EnginePlans(experts, settings, cores=(), cuda=False)
+    names = [expert.name for expert in experts]
+    assert made.problems(names) == {}
+    return {name: made.plan(name) for name in names}
+
+
+def plan(name: str) -> EnginePlan:
+    """The engine of a prepared model of `POOL`."""
+    return plans([prepared(n) for n in POOL])[name]
 
 
 def request(text: str, *, n: int = 1, first_sample: int = 0, max_tokens: int = 16, **sampling: Any) -> Request:
@@ -78,7 +113,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
     environment = engine_environment(offline=True)
     fork = ForkLauncher(environment, log)
     tiers: list[Launcher] = [fork, SpawnLauncher("actors.engine", environment, log)]
-    host = EngineHost(tiers, load_timeout_s=300, stall_timeout_s=120)
+    host = EngineHost(tiers, HOST, CanaryBook(tmp_path_factory.mktemp("canaries")))
     with asyncio.Runner() as runner:
         yield Engines(runner, host, fork)
         print(Path(log).read_text()[-3000:])  # shown beside a failure

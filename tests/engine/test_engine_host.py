@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from actors.engine_host import EngineDiedError, EngineHost, LoadError
 from actors.launcher import ForkLauncher, LaunchError, SpawnLauncher
 from actors.platform import engine_environment
-from tests.engine.conftest import Engines, load_frame, request
+from tests.engine.conftest import HOST, Engines, plan, request
 
 pytestmark = pytest.mark.real_engine
 
 
 def test_experts_are_swapped_by_fork_and_answer(engines: Engines) -> None:
-    for name in ("tiny-llama", "tiny-qwen2", "tiny-llama"):
+    for name in ("tiny-qwen2", "tiny-llama", "tiny-qwen2"):
         report = engines.load(name)
         assert (report.tier, report.note) == ("fork", "")
         (done,) = engines.run(engines.host.generate(request("Hello", max_tokens=5, temperature=0.0)))
@@ -125,12 +127,10 @@ def test_an_engine_ends_with_its_zygote_and_the_next_one_has_a_new_one(engines: 
 
 
 def test_a_model_that_is_not_there_is_a_load_error_that_names_each_tier(engines: Engines, tmp_path: Path) -> None:
-    frame = load_frame("tiny-llama")
-    frame.args["model"] = str(tmp_path)
-    host = EngineHost([engines.fork], load_timeout_s=120, stall_timeout_s=120)
-    with pytest.raises(LoadError, match="fork: "):
-        engines.run(host.load(frame))
-    engines.run(host.unload())
+    here = plan("tiny-llama")
+    nowhere = replace(here, frame=structs.replace(here.frame, args=here.frame.args | {"model": str(tmp_path)}))
+    with engines.another_host(tmp_path) as host, pytest.raises(LoadError, match="fork: "):
+        engines.run(host.load(nowhere))
 
 
 def test_where_forking_is_not_safe_the_engine_is_spawned_and_the_report_says_why(
@@ -143,8 +143,8 @@ def test_where_forking_is_not_safe_the_engine_is_spawned_and_the_report_says_why
         pytest.skip("OpenBLAS starts no threads on a single core")
     with pytest.raises(LaunchError, match="threads"):
         engines.run(threaded.launch())
-    host = EngineHost([threaded, spawn], load_timeout_s=300, stall_timeout_s=120)
-    report = engines.run(host.load(load_frame("tiny-llama")))
+    host = EngineHost([threaded, spawn], HOST)
+    report = engines.run(host.load(plan("tiny-llama")))
     assert report.tier == "spawn"
     assert "threads" in report.note
     assert engines.run(host.generate(request("hello")))[0].failure is None

@@ -13,8 +13,9 @@ import pytest
 from actors.embedding import MiniLM, embedder
 from actors.model_recipes import RECIPES
 from actors.models import prepared_folder, weight_bytes
+from actors.tiny_models import TinyModel
 
-TINY = [name for name in RECIPES if name.startswith("tiny-")]
+TINY = [name for name, recipe in RECIPES.items() if isinstance(recipe, TinyModel)]
 
 
 def prepared(name: str) -> Path:

@@ -12,20 +12,24 @@ from symoe_ray.storage import Storage
 
 def event(kind: str, t: float, seconds: float = 0.0, **changes: Any) -> dict[str, Any]:
     """An event that ended at second `t` of its attempt."""
-    timed = {"seconds": seconds} if kind in ("load", "generate") else {}
+    swap = {"load": "fork", "reload": "reload", "wake": "wake"}
+    timed: dict[str, Any] = {"seconds": seconds} if kind in (*swap, "generate") else {}
+    if kind in swap:
+        timed["tier"] = swap[kind]
     return {"event": kind, "t": t, "attempt": 1, "stage": "answer", "slot": "slot-0", "expert": "A", **timed, **changes}
 
 
 def test_no_events_are_no_work() -> None:
     assert engine_facts([]) == {
-        "loads": {}, "swap_s": 0, "generate_s": 0, "wall_s": 0, "busy_ratio": 0.0, "predicted_wall_s": None,
+        "loads": {}, "tiers": {}, "swap_s": 0, "generate_s": 0, "wall_s": 0, "busy_ratio": 0.0,
+        "predicted_wall_s": None,
     }  # fmt: skip
 
 
 def test_one_slot_that_loads_and_generates() -> None:
     events = [event("load", 2.0, 2.0), event("generate", 10.0, 6.0), event("unload", 10.0)]
     assert engine_facts(events) == {
-        "loads": {"A": 1}, "swap_s": 2.0, "generate_s": 6.0, "wall_s": 10.0, "busy_ratio": 0.6,
+        "loads": {"A": 1}, "tiers": {"fork": 1}, "swap_s": 2.0, "generate_s": 6.0, "wall_s": 10.0, "busy_ratio": 0.6,
         "predicted_wall_s": None,
     }  # fmt: skip
 
@@ -42,6 +46,13 @@ def test_loads_are_counted_by_expert_over_stages_slots_and_attempts() -> None:
     assert facts["loads"] == {"A": 3, "B": 1}
     assert list(facts["loads"]) == ["A", "B"]
     assert facts["swap_s"] == 2.75
+
+
+def test_swaps_of_a_live_engine_take_time_and_are_no_loads() -> None:
+    facts = engine_facts([event("load", 1.0, 0.5), event("reload", 2.0, 0.25), event("wake", 3.0, 0.125)])
+    assert facts["loads"] == {"A": 1}
+    assert facts["tiers"] == {"fork": 1, "reload": 1, "wake": 1}
+    assert facts["swap_s"] == 0.875
 
 
 def test_chunks_that_overlap_on_a_slot_count_once_and_on_two_slots_twice() -> None:

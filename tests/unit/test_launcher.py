@@ -12,16 +12,25 @@ from typing import Any
 
 import pytest
 
-from actors import engine_host
-from actors.engine_host import EngineDiedError, EngineHost, LoadError
+from actors import engine_link
+from actors.engine_host import EngineDiedError, EngineHost, EnginePlan, HostSettings, LoadError
 from actors.launcher import EngineProcess, LaunchError, SpawnLauncher
 from actors.protocol import LoadEngine
 from symoe_ray.core import Completion, Message, Request, Sampling
 from symoe_ray.testing import CRASH, fake_text
 
 TIMEOUT_S = 60.0
-PLAIN = LoadEngine(args={"max_model_len": 50}, fake={"expert": "A"})
-SLOW = LoadEngine(args={}, fake={"expert": "A", "tokens_per_s": 0.01})
+
+
+def planned(expert: str = "A", **changes: Any) -> EnginePlan:
+    """A fake engine of an expert; what is not of `EnginePlan` is the fake engine's own."""
+    given = {name: changes.pop(name) for name in ("shape", "canary", "need") if name in changes}
+    frame = LoadEngine(args={"max_model_len": 50, "model": expert}, fake={"expert": expert} | changes)
+    return EnginePlan(key=expert, frame=frame, **given)
+
+
+PLAIN = planned()
+SLOW = planned(tokens_per_s=0.01)
 
 
 class Spawner(SpawnLauncher):
@@ -55,7 +64,7 @@ def play(work: Callable[[EngineHost], Awaitable[Any]], *tiers: SpawnLauncher, **
     """Do something with a host, which is closed afterwards."""
 
     async def whole() -> None:
-        host = EngineHost(tiers, **({"load_timeout_s": TIMEOUT_S, "stall_timeout_s": TIMEOUT_S} | limits))
+        host = EngineHost(tiers, HostSettings(**({"load_timeout_s": TIMEOUT_S, "stall_timeout_s": TIMEOUT_S} | limits)))
         try:
             await work(host)
         finally:
@@ -188,7 +197,7 @@ class TestDeath:
             "time.sleep(600)\n"
         )
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-        monkeypatch.setattr(engine_host, "END_TIMEOUT_S", 0.3)
+        monkeypatch.setattr(engine_link, "END_TIMEOUT_S", 0.3)
         lingering = Spawner("lingering_engine", tmp_path / "slot.log")
 
         async def work(host: EngineHost) -> None:
@@ -226,7 +235,7 @@ class TestLoad:
     def test_an_engine_ends_before_the_next_one_starts(self, spawner: Spawner) -> None:
         async def work(host: EngineHost) -> None:
             for expert in "ABA":
-                await host.load(LoadEngine(args={}, fake={"expert": expert}))
+                await host.load(planned(expert))
                 ((answer,),) = (await host.generate(request()),)
                 assert answer.text == fake_text(expert, "Why?", 7)
             assert len(spawner.started) == 3
@@ -256,7 +265,7 @@ class TestLoad:
         self, module: str, status: int, logged: str, tmp_path: Path
     ) -> None:
         log = tmp_path / "slot.log"
-        wrong = LoadEngine(args={}, fake={"tokens_per_s": "fast"})
+        wrong = planned(tokens_per_s="fast")
 
         async def work(host: EngineHost) -> None:
             started = time.monotonic()
@@ -282,7 +291,7 @@ class TestLoad:
     def test_an_engine_that_does_not_get_ready_is_killed(self, spawner: Spawner) -> None:
         async def work(host: EngineHost) -> None:
             with pytest.raises(LoadError, match=r"^spawn: not ready after 1 s$"):
-                await host.load(LoadEngine(args={}, fake={"load_s": TIMEOUT_S}))
+                await host.load(planned(load_s=TIMEOUT_S))
             assert await spawner.started[0].ended == -signal.SIGKILL
 
         play(work, spawner, load_timeout_s=1.0)

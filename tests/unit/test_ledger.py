@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from symoe_ray.core import Failure, Message, Request, Sampling
-from symoe_ray.ledger import Chunk, Commits, FencedError, Part, missing_chunks, responses, work_of
+from symoe_ray.ledger import Chunk, Commits, FencedError, Part, missing_chunks, responses, split, work_of
 from symoe_ray.storage import Storage
 from symoe_ray.tables import REQUESTS, RESPONSES, request_of, request_row, table_of
 
@@ -202,6 +202,36 @@ class TestProperties:
             counted = responses(storage, STAGE)
             keys = list(zip(counted["request_id"].to_pylist(), counted["sample"].to_pylist(), strict=True))
             assert Counter(keys) == Counter(wanted)
+
+
+class TestSplit:
+    @settings(max_examples=200, deadline=None)
+    @given(
+        start=st.integers(0, 5),
+        kinds=st.lists(st.sampled_from(["done", "partial", "open"]), min_size=1, max_size=12),
+        rows=st.integers(1, 14),
+    )
+    def test_head_and_rest_are_the_chunk(self, start: int, kinds: list[str], rows: int) -> None:
+        at = dict(enumerate(kinds, start))
+        lacking = sum(kind != "done" for kind in kinds)
+        chunk = Chunk(
+            id=f"ab-{start}", stage=STAGE, expert="A", path="p", start=start, stop=start + len(kinds), rows=lacking,
+            tokens=100 * lacking, done=tuple(r for r, kind in at.items() if kind == "done"),
+            partial=tuple((r, 1, 2) for r, kind in at.items() if kind == "partial"),
+        )  # fmt: skip
+        head, rest = split(chunk, rows)
+        if rest is None:
+            assert head == chunk
+            assert lacking <= rows
+            return
+        assert (head.rows, rest.rows) == (rows, lacking - rows)
+        assert (head.start, head.stop, rest.start, rest.stop) == (start, rest.start, head.stop, chunk.stop)
+        assert head.done + rest.done == chunk.done
+        assert head.partial + rest.partial == chunk.partial
+        assert head.tokens + rest.tokens == chunk.tokens
+        assert (head.id, rest.id) == (chunk.id, f"ab-{rest.start}")
+        for piece in (head, rest):
+            assert piece.rows == piece.stop - piece.start - len(piece.done)
 
 
 class TestCommits:

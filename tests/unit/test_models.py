@@ -189,6 +189,58 @@ def test_weight_bytes_reads_headers_only(tmp_path: Path) -> None:
     assert models.weight_bytes(tmp_path) == 26
 
 
+def test_a_second_copy_of_the_weights_beside_the_index_is_not_counted(tmp_path: Path) -> None:
+    for name, size in (("model-1.safetensors", 12), ("model-2.safetensors", 6), ("consolidated.safetensors", 18)):
+        header = json.dumps({name: {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+        (tmp_path / name).write_bytes(struct.pack("<Q", len(header)) + header)
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert models.weight_bytes(tmp_path) == 18
+    (tmp_path / "model-2.safetensors").unlink()
+    with pytest.raises(ResourceError, match=r"model-2\.safetensors is missing \(1 of 2 weight files"):
+        models.weight_bytes(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00", b"\x05\0\0\0\0\0\0\0{bad}"])
+def test_a_file_that_is_no_safetensors_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ResourceError, match=r"model\.safetensors: is no safetensors file"):
+        models.weight_bytes(tmp_path)
+
+
+LLAMA = {"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 4096}
+LATENT = {"num_hidden_layers": 27, "num_attention_heads": 16, "kv_lora_rank": 512, "qk_rope_head_dim": 64}
+CHATGLM = {"num_layers": 40, "num_attention_heads": 32, "multi_query_group_num": 2, "kv_channels": 128}
+
+
+@pytest.mark.parametrize(
+    ("config", "dtype", "expected"),
+    [
+        (LLAMA, "auto", 2 * 32 * 8 * 128 * 2),
+        (LLAMA, "float32", 2 * 32 * 8 * 128 * 4),
+        (LLAMA, "fp8_e4m3", 2 * 32 * 8 * 128),
+        (LLAMA | {"head_dim": 64}, "auto", 2 * 32 * 8 * 64 * 2),
+        (LLAMA | {"num_key_value_heads": None}, "auto", 2 * 32 * 32 * 128 * 2),
+        ({"model_type": "gemma3", "text_config": LLAMA}, "auto", 2 * 32 * 8 * 128 * 2),
+        ({"n_layer": 12, "n_head": 12, "n_embd": 768}, "auto", 2 * 12 * 768 * 2),
+        (CHATGLM, "auto", 2 * 40 * 2 * 128 * 2),
+        (LATENT, "auto", 27 * (512 + 64) * 2),
+    ],
+)
+def test_kv_bytes_of_a_token(tmp_path: Path, config: dict[str, object], dtype: str, expected: int) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert models.kv_bytes_per_token(tmp_path, dtype=dtype) == expected
+
+
+def test_layers_with_a_window_keep_its_tokens_only(tmp_path: Path) -> None:
+    kinds = ["sliding_attention", "full_attention"] * 16
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"sliding_window": 1024, "layer_types": kinds}))
+    layer = 2 * 8 * 128 * 2
+    assert models.kv_bytes_per_token(tmp_path) == 32 * layer
+    assert models.kv_bytes_per_token(tmp_path, context=512) == 32 * layer
+    assert models.kv_bytes_per_token(tmp_path, context=4096) == (16 + 16 // 4) * layer
+
+
 def test_every_pinned_wheel_names_its_package_and_version() -> None:
     wheels = [wheel for recipe in RECIPES.values() for wheel in getattr(recipe, "wheels", ())]
     assert len(wheels) == 6

@@ -138,6 +138,16 @@ class TestEnvironment:
         monkeypatch.setenv("VLLM_LOGGING_LEVEL", "DEBUG")
         assert engine_environment(offline=False)["VLLM_LOGGING_LEVEL"] == "DEBUG"
 
+    def test_memory_comes_in_huge_pages_unless_the_caller_says_otherwise(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, ours, theirs in (
+            ("THP_MEM_ALLOC_ENABLE", "1", "0"),
+            ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1", "glibc.malloc.arena_max=2"),
+        ):
+            monkeypatch.delenv(name, raising=False)
+            assert engine_environment(offline=True)[name] == ours
+            monkeypatch.setenv(name, theirs)
+            assert engine_environment(offline=True)[name] == theirs
+
     @pytest.mark.parametrize(("visible", "count"), [("", 0), ("-1", 0), ("0", 1), ("0,1, 3", 3), ("GPU-abc,", 1)])
     def test_visible_gpus_are_those_of_the_environment(
         self, visible: str, count: int, monkeypatch: pytest.MonkeyPatch

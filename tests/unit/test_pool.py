@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
 from actors import pool as pool_module
 from actors.engine_host import EngineDiedError, LoadError
+from actors.engine_plans import EngineFacts
 from actors.pool import EnginePool, PoolConfig
-from actors.slot import Loaded, SlotConfig, SlotInfo
+from actors.slot import Loaded, Prefetched, SlotConfig, SlotInfo
 from symoe_ray.core import ExpertSpec, Failure, ResourceError
 from symoe_ray.ledger import Chunk, Commits, Part
 from symoe_ray.ports import StageSummary
@@ -27,6 +28,7 @@ TIMEOUT_S = 20.0
 EXPERTS = {name: ExpertSpec(name=name, model=f"org/{name}") for name in "AB"}
 STAGE = "answer"
 ROWS = 10
+CAPACITY = 2 * ROWS
 
 
 def chunk_of(expert: str, number: int, **changes: Any) -> Chunk:
@@ -104,6 +106,9 @@ class Script:
 
     start: Callable[[StubSlot], Awaitable[None]] = nothing
     load: Callable[[StubSlot, str], Awaitable[None]] = nothing
+    prepare: Callable[[StubSlot, str], Awaitable[None]] = nothing
+    tier: str = "spawn"
+    asleep: tuple[str, ...] = ()
     generate: Callable[[StubSlot, Chunk], AsyncIterator[Part]] = whole
     fail: Callable[[StubSlot, Chunk], Awaitable[None]] = nothing
 
@@ -117,6 +122,10 @@ class Log:
     grants: list[tuple[str, Chunk]] = field(default_factory=list)
     failed: list[tuple[str, Chunk, Failure]] = field(default_factory=list)
 
+    def granted(self) -> Counter[tuple[str, int]]:
+        """How often each (expert, row) was granted."""
+        return Counter((chunk.expert, row) for _, chunk in self.grants for row in lacking(chunk))
+
     def grants_of(self, chunk_id: str) -> list[Chunk]:
         return [chunk for _, chunk in self.grants if chunk.id == chunk_id]
 
@@ -126,11 +135,14 @@ class StubSlot:
 
     def __init__(self, config: SlotConfig, script: Script, log: Log) -> None:
         self.id, self._script, self._log, self._resident = config.id, script, log, ""
+        self._lora = any(expert.lora for expert in config.experts)
         self.start = Method(lambda: answer(self._start()))
         self.load = Method(lambda expert: answer(self._load(expert)))
         self.generate = Method(self._generate)
         self.fail = Method(lambda *given: answer(self._fail(*given)))
         self.progress = Method(self._progress)
+        self.facts = Method(lambda experts: answer(self._facts(experts)))
+        self.prepare = Method(lambda expert: answer(self._prepare(expert)))
 
     async def _start(self) -> SlotInfo:
         self._log.starts.append(self.id)
@@ -142,12 +154,15 @@ class StubSlot:
         self._log.loads.append((self.id, expert))
         await self._script.load(self, expert)
         self._resident = expert
-        return Loaded(tier="spawn", seconds=0.01, bytes=0, note="")
+        return Loaded(
+            tier=self._script.tier, seconds=0.01, start_s=0.01, bytes=0, capacity=CAPACITY, beside=False, note="",
+            asleep=self._script.asleep,
+        )  # fmt: skip
 
     async def _generate(self, chunk: Chunk, _: str) -> AsyncIterator[Awaitable[Part]]:
         self._log.grants.append((self.id, chunk))
         try:
-            assert self._resident == chunk.expert
+            assert self._resident == chunk.expert or self._lora
             async for part in self._script.generate(self, chunk):
                 yield value(part)
         except Exception as error:
@@ -163,6 +178,13 @@ class StubSlot:
         await self._script.fail(self, chunk)
         rows = lacking(chunk)
         return part_of(chunk, rows, failed=len(rows))
+
+    async def _facts(self, experts: list[str]) -> dict[str, EngineFacts]:
+        return dict.fromkeys(experts, EngineFacts(weight_bytes=0, kv_bytes_per_token=0, shape=""))
+
+    async def _prepare(self, expert: str) -> Prefetched:
+        await self._script.prepare(self, expert)
+        return Prefetched(bytes=1, seconds=0.0)
 
     async def _progress(self) -> tuple[int, list[str]]:
         return 0, []
@@ -205,11 +227,15 @@ MakeRig = Callable[..., Rig]
 
 @pytest.fixture
 def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRig:
-    def make(*, slots: int = 1, max_attempts: int = 2, gpus_per_slot: int = 0, **script: Any) -> Rig:
+    def make(
+        *, slots: int = 1, max_attempts: int = 2, gpus_per_slot: int = 0,
+        experts: tuple[ExpertSpec, ...] = tuple(EXPERTS.values()), **script: Any,
+    ) -> Rig:  # fmt: skip
         made = Rig(
             PoolConfig(
-                run_uri=str(tmp_path / "run"), epoch=1, started=0.0, experts=tuple(EXPERTS.values()), slots=slots,
-                engine=EngineSettings(kind="fake", max_attempts=max_attempts), gpus_per_slot=gpus_per_slot,
+                run_uri=str(tmp_path / "run"), epoch=1, started=0.0, experts=experts, slots=slots,
+                engine=EngineSettings(kind="fake", max_attempts=max_attempts, max_num_seqs=CAPACITY),
+                gpus_per_slot=gpus_per_slot,
             )
         )  # fmt: skip
         actor = Method(lambda config: StubSlot(config, Script(**script), made.log))
@@ -227,7 +253,7 @@ class TestWork:
         assert (summary.rows, summary.failed) == (80, 0)
         assert (summary.prompt_tokens, summary.completion_tokens) == (160, 80)
         assert pool.committed() == once(A=5, B=3)
-        assert len(pool.log.grants) == 8
+        assert pool.log.granted() == once(A=5, B=3)
         assert sum(event["requests"] for event in pool.events("generate")) == 80
 
     def test_one_slot_loads_each_engine_once_and_keeps_it_for_the_next_stage(self, rig: MakeRig) -> None:
@@ -236,6 +262,60 @@ class TestWork:
         assert pool.log.loads == [("slot-0", expert) for expert in "BAB"]
         keys = [EXPERTS[expert].engine_key for expert in "BAB"]
         assert [event["key"] for event in pool.events("load")] == keys
+
+    def test_the_expert_that_the_next_stage_needs_is_left_for_last(self, rig: MakeRig) -> None:
+        pool = rig()
+
+        async def play() -> None:
+            actor = EnginePool(pool.config)
+            await actor.start()
+            await actor.generate(STAGE, chunks_of(A=1, B=3), then=["B"])
+            await actor.generate("aggregate", chunks_of(B=1))
+
+        asyncio.run(asyncio.wait_for(play(), TIMEOUT_S))
+        assert pool.log.loads == [("slot-0", "A"), ("slot-0", "B")]
+
+    def test_the_next_engine_is_prepared_while_the_last_rows_are_written(self, rig: MakeRig) -> None:
+        prepared = asyncio.Event()
+
+        async def prepare(_: StubSlot, expert: str) -> None:
+            assert expert == "A"
+            prepared.set()
+
+        async def generate(_: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
+            if chunk.expert == "B":
+                await prepared.wait()
+            yield part_of(chunk, lacking(chunk))
+
+        pool = rig(generate=generate, prepare=prepare)
+        pool.play(chunks_of(A=1, B=2))
+        assert pool.log.loads == [("slot-0", "B"), ("slot-0", "A")]
+        (event,) = pool.events("prefetch")
+        assert (event["expert"], event["bytes"]) == ("A", 1)
+
+    def test_what_cannot_be_prefetched_is_said_and_loaded_nevertheless(self, rig: MakeRig) -> None:
+        async def prepare(_: StubSlot, expert: str) -> None:
+            raise OSError("no such file")
+
+        pool = rig(prepare=prepare)
+        assert pool.play(chunks_of(A=1, B=2)).failed == 0
+        assert [event["message"] for event in pool.events("crash")] == ["prefetch: no such file"]
+
+    @pytest.mark.parametrize(("tier", "event"), [("reload", "reload"), ("wake", "wake"), ("fork", "load")])
+    def test_the_event_of_a_swap_says_how_it_was_done(self, tier: str, event: str, rig: MakeRig) -> None:
+        pool = rig(tier=tier, asleep=(EXPERTS["B"].engine_key,) if tier == "wake" else ())
+        pool.play(chunks_of(A=1, B=2))
+        assert [(e["expert"], e["tier"]) for e in pool.events(event)] == [("B", tier), ("A", tier)]
+        ended = "sleep" if tier == "wake" else "unload"
+        assert [e["expert"] for e in pool.events(ended)] == ["B"]
+
+    def test_experts_that_share_an_engine_through_adapters_are_swapped_in_it(self, rig: MakeRig) -> None:
+        base = ExpertSpec(name="A", model="org/base")
+        pool = rig(experts=(base, replace(base, name="B", lora="org/adapter")))
+        pool.play(chunks_of(A=1, B=2))
+        assert sorted(expert for _, expert in pool.log.loads) == ["A", "B"]
+        assert len({e["key"] for kind in ("load", "reload") for e in pool.events(kind)}) == 1
+        assert pool.events("unload") == []
 
     def test_nothing_to_do_is_done_at_once(self, rig: MakeRig) -> None:
         pool = rig()
@@ -307,8 +387,8 @@ class TestDeaths:
         (slot,) = died
         assert pool.log.starts.count(slot) == 2
         assert len(pool.log.starts) == slots + 1
-        granted = Counter(chunk.id for _, chunk in pool.log.grants)
-        assert sorted(granted.values()) == ([1, 1, 1, 2] if where == "generate" else [1, 1, 1, 1])
+        again = [row for row, times in pool.log.granted().items() if times > 1]
+        assert len(again) == (pool.log.grants[0][1].rows if where == "generate" else 0)
         (crash,) = pool.events("crash")
         assert (crash["slot"], crash["expert"]) == (slot, "A")
         assert crash["message"].startswith("slot actor: ")
@@ -337,7 +417,8 @@ class TestDeaths:
         pool = rig(generate=generate)
         assert pool.play(chunks_of(A=4)).failed == 0
         assert pool.committed() == once(A=4)
-        assert len(pool.log.grants) == 6
+        lost = sum(chunk.rows for _, chunk in pool.log.grants[:2])
+        assert sum(pool.log.granted().values()) == 4 * ROWS + lost
         assert pool.log.starts == ["slot-0", "slot-0"]
 
     def test_parts_from_before_a_death_are_committed_once_and_only_the_rest_is_granted_again(
@@ -421,7 +502,8 @@ class TestDeaths:
         pool = rig(start=start, generate=generate)
         assert pool.play(chunks_of(A=3)).failed == 0
         assert pool.committed() == once(A=3)
-        assert sorted(chunk.rows for _, chunk in pool.log.grants) == [7, 10, 10, 10, 10]
+        first, second = (chunk.rows for _, chunk in pool.log.grants[:2])
+        assert sum(pool.log.granted().values()) == 3 * ROWS + first + second - 3
         assert pool.log.starts == ["slot-0", "slot-0"]
 
 

@@ -44,6 +44,7 @@ class TestIdentity:
             made(replace(SPEC, revision="abc")),
             made(replace(SPEC, chat_template="{{ messages }}")),
             made(replace(SPEC, add_bos=True)),
+            made(replace(SPEC, lora="org/a-lora")),
             made(replace(SPEC, max_model_len=4096)),
             made(replace(SPEC, sampling=Sampling(max_tokens=1000, temperature=0.0))),
             made(replace(SPEC, sampling=Sampling(max_tokens=1000, stop=("x",)))),

@@ -1,0 +1,51 @@
+"""Sizes for a plan: of the models, without fetching or making one, and of the machine that would run them."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from actors.inspection import present
+from actors.memory import gpu_total_bytes, host_available_bytes
+from actors.models import kv_bytes_per_token, weight_bytes
+from actors.platform import visible_gpus
+from symoe_ray.core import ExpertSpec, ResourceError
+from symoe_ray.planning import Machine, ModelSize
+from symoe_ray.settings import Settings
+
+# A model without a size in its name counts as 8 billion parameters in 16 bits. KV: 32 layers x 8 heads x 128 x 2 x 2.
+GUESSED_BILLIONS = 8.0
+GUESSED_KV_BYTES = 131_072
+GUESSED_GPU_BYTES = 80 * 10**9
+FAKE_BYTES = 1_000_000
+
+
+def size_of(spec: ExpertSpec, *, fake: bool = False) -> ModelSize:
+    """The size of an expert's model, from its files' headers where they are here, else from its name."""
+    if fake:
+        return ModelSize(weight_bytes=FAKE_BYTES, kv_bytes_per_token=1)
+    try:
+        folder = present(spec.model, spec.revision)
+        if folder is not None:
+            return ModelSize(weight_bytes=weight_bytes(folder), kv_bytes_per_token=kv_bytes_per_token(folder))
+    except (ResourceError, OSError, ValueError):
+        pass
+    found = re.search(r"(\d+(?:\.\d+)?)([bm])(?![a-z])", spec.model.lower())
+    billions = float(found[1]) / (1 if found[2] == "b" else 1000) if found else GUESSED_BILLIONS
+    kv = round(GUESSED_KV_BYTES * min(1.0, billions / GUESSED_BILLIONS))
+    return ModelSize(weight_bytes=int(billions * 2e9), kv_bytes_per_token=kv, guessed=True)
+
+
+def machine_of(settings: Settings) -> Machine:
+    """The machine that these settings ask for: GPUs if `gpus` names some or any are here, else CPU slots."""
+    here = visible_gpus()
+    gpus = settings.gpus or here
+    if not gpus or settings.engine.kind == "fake":
+        slots = settings.gpus or settings.engine.slots
+        cores = len(os.sched_getaffinity(0))
+        return Machine(slots=slots, cores=cores, room_bytes=host_available_bytes() // slots)
+    each = max(e.tensor_parallel_size for e in settings.pool.experts)
+    room = gpu_total_bytes(0) if here else 0
+    return Machine(
+        slots=max(1, gpus // each), gpus_per_slot=each, room_bytes=room or GUESSED_GPU_BYTES, guessed=not room
+    )

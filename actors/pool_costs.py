@@ -1,0 +1,76 @@
+"""What a pool has learned about its engines: priors from their sizes, then loads and speeds as they are measured."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from statistics import median
+
+from actors.engine_plans import EngineFacts
+from symoe_ray.engine_costs import Costs, EngineCost, learned, prior_cost
+
+UNKNOWN = EngineFacts(weight_bytes=500_000_000, kv_bytes_per_token=30_000, shape="")
+
+
+@dataclass(slots=True)
+class _Seen:
+    loads_s: list[float] = field(default_factory=list)
+    tokens: int = 0
+    seconds: float = 0.0
+    sequence_s: float = 0.0
+
+
+class CostBook:
+    """Costs by engine key. Owned by the pool."""
+
+    def __init__(self, *, cuda: bool) -> None:
+        self._default = prior_cost(UNKNOWN.weight_bytes, UNKNOWN.kv_bytes_per_token, cuda=cuda)
+        self._cuda = cuda
+        self._priors: dict[str, EngineCost] = {}
+        self._shapes: dict[str, str] = {}
+        self._seen: dict[str, _Seen] = defaultdict(_Seen)
+        self._costs: Costs | None = None
+
+    def knows(self, key: str) -> bool:
+        """Whether an engine has been described."""
+        return key in self._priors
+
+    def shape(self, key: str) -> str:
+        """The shape of an engine, "" if it is not known."""
+        return self._shapes.get(key, "")
+
+    def describe(self, key: str, facts: EngineFacts) -> None:
+        """Note the sizes of an engine."""
+        if facts.weight_bytes:
+            self._priors[key] = prior_cost(facts.weight_bytes, facts.kv_bytes_per_token, cuda=self._cuda)
+        else:
+            self._priors[key] = self._default
+        self._shapes[key], self._costs = facts.shape, None
+
+    def loaded(self, key: str, seconds: float) -> None:
+        """Note how long a fork or spawn of an engine took."""
+        self._seen[key].loads_s.append(seconds)
+        self._costs = None
+
+    def generated(self, key: str, tokens: int, seconds: float, sequences: float) -> None:
+        """Note what an engine wrote in some seconds, `sequences` at a time on average."""
+        seen = self._seen[key]
+        seen.tokens += tokens
+        seen.seconds += seconds
+        seen.sequence_s += sequences * seconds
+        self._costs = None
+
+    def costs(self) -> Costs:
+        """All that is known now."""
+        if self._costs is None:
+            keys = self._priors.keys() | self._seen.keys()
+            self._costs = Costs(by_key={key: self._cost(key) for key in keys}, default=self._default)
+        return self._costs
+
+    def _cost(self, key: str) -> EngineCost:
+        seen = self._seen[key]
+        return learned(
+            self._priors.get(key, self._default), observed_tokens=seen.tokens, observed_s=seen.seconds,
+            mean_batch=seen.sequence_s / seen.seconds if seen.seconds else 1.0,
+            load_s=median(seen.loads_s) if seen.loads_s else None,
+        )  # fmt: skip

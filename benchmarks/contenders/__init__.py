@@ -1,0 +1,1 @@
+"""What the benchmarks `swap` and `batch` compare, and what they have it do."""

@@ -1,0 +1,49 @@
+"""Engines one after the other in one process: the old one shut down, vLLM's state cleaned up, memory collected, the
+next one built.
+
+`python -m benchmarks.contenders.in_process JOB MARKS`, with VLLM_ENABLE_V1_MULTIPROCESSING=0 so that an engine has no
+processes of its own to start and end.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from typing import Any
+
+from benchmarks.contenders.peers import Mark, read_job, write_mark
+
+
+def main() -> None:
+    """Do the tasks; each mark begins with the end of the engine before."""
+    job = read_job(sys.argv[1])
+    from vllm import LLM, SamplingParams
+
+    llm: Any = None
+    for task in job.tasks:
+        started = time.time()
+        if llm is not None:
+            _tear_down(llm)
+            del llm
+            gc.collect()
+        llm = LLM(model=task.model, **job.engine_args)
+        sampling = SamplingParams(temperature=0, max_tokens=task.max_tokens)
+        outputs = llm.chat([list(c) for c in task.conversations], sampling, use_tqdm=False)
+        mark = Mark(
+            started=started, finished=time.time(),
+            prompt_tokens=sum(len(o.prompt_token_ids or ()) for o in outputs),
+            completion_tokens=sum(len(o.outputs[0].token_ids) for o in outputs),
+        )  # fmt: skip
+        write_mark(sys.argv[2], mark)
+
+
+def _tear_down(llm: Any) -> None:
+    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+    llm.llm_engine.engine_core.shutdown()
+    cleanup_dist_env_and_memory()
+
+
+if __name__ == "__main__":
+    main()

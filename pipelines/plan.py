@@ -1,0 +1,133 @@
+"""`symoe plan`: what would be loaded where and when, how long it would take, and whether it fits. Spends nothing."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from symoe_ray.core import InputError
+from symoe_ray.engine_costs import learned
+from symoe_ray.planning import CAPACITY, Machine, ModelSize, RunPlan, Seen, plan_of, prior
+from symoe_ray.settings import Settings
+from symoe_ray.storage import Storage
+from symoe_ray.tasks import load_task
+
+GIB = 1 << 30
+OK, MISSING = 0, 4
+
+
+def plan(
+    settings: Settings, sizes: Mapping[str, ModelSize], machine: Machine, run: Storage | None, *, as_json: bool
+) -> int:
+    """Print the plan; exit code 0 if every engine fits, 4 otherwise. `run`: an earlier run whose speeds are used."""
+    validation, test, note = question_counts(settings)
+    seen = seen_in(run, settings, sizes, machine) if run is not None else {}
+    made = plan_of(settings, validation=validation, test=test, sizes=sizes, machine=machine, seen=seen)
+    if as_json:
+        print(json.dumps(as_object(made, note)))
+    else:
+        print(as_text(made, note))
+    return OK if all(e.fits for e in made.engines) else MISSING
+
+
+def question_counts(settings: Settings) -> tuple[int, int, str]:
+    """Validation and test questions, of the task's files or, where these are not here, as published; and which."""
+    task = settings.task
+    absent = [f for f in (task.validation, task.test) if f and "://" not in f and not Path(f).is_file()]
+    remote = [f for f in (task.validation, task.test) if "://" in f]
+    if not absent and not remote:
+        data = load_task(task, limit=settings.limit)
+        return len(data.validation), len(data.test), ""
+    if not task.test_questions:
+        raise InputError(f"task {task.name!r}: {', '.join(absent or remote)} is not here, and its size is not known")
+    counts = (task.validation_questions, task.test_questions)
+    validation, test = (min(c, settings.limit) if settings.limit else c for c in counts)
+    return validation, test, f"{', '.join(absent or remote)} not here: the task's published sizes"
+
+
+def seen_in(storage: Storage, settings: Settings, sizes: Mapping[str, ModelSize], machine: Machine) -> dict[str, Seen]:
+    """What the events of a run say about its experts: tokens of a sample, speeds, median loads; InputError without."""
+    if not storage.exists("events.jsonl"):
+        raise InputError(f"run {storage.uri} has no events.jsonl: nothing has been generated there")
+    events = [json.loads(line) for line in storage.read_text("events.jsonl").splitlines() if line.strip()]
+    by_expert: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for event in events:
+        by_expert[event.get("expert", "")].append(event)
+    names = {e.name for e in settings.pool.experts}
+    return {
+        name: _seen(own, settings, sizes[name], machine)
+        for name, own in by_expert.items()
+        if name in names and any(e["event"] == "generate" for e in own)
+    }
+
+
+def _seen(events: Sequence[Mapping[str, Any]], settings: Settings, size: ModelSize, machine: Machine) -> Seen:
+    made = [e for e in events if e["event"] == "generate" and e["requests"]]
+    tokens: dict[str, float] = {}
+    for stage in {e["stage"] for e in made}:
+        own = [e for e in made if e["stage"] == stage]
+        samples = settings.annotate.samples if stage == "annotate" else 1
+        tokens[stage] = sum(e["completion_tokens"] for e in own) / (sum(e["requests"] for e in own) * samples)
+    written = sum(e["completion_tokens"] for e in made)
+    covered = covered_s([(e["attempt"], e["slot"], e["t"] - e["seconds"], e["t"]) for e in made])
+    batch = sum(e["requests"] * e["seconds"] for e in made) / covered if covered else 1.0
+    loads = sorted(e.get("start_s", e["seconds"]) for e in events if e["event"] == "load")
+    mean = written / max(1, sum(e["requests"] for e in made))
+    cost = learned(
+        prior(size, mean, machine), observed_tokens=written, observed_s=covered,
+        mean_batch=min(batch, settings.engine.max_num_seqs or CAPACITY[machine.cuda]),
+        load_s=loads[len(loads) // 2] if loads else None,
+    )  # fmt: skip
+    return Seen(tokens=tokens, cost=cost)
+
+
+def covered_s(spans: Sequence[tuple[int, str, float, float]]) -> float:
+    """Seconds that spans of (attempt, slot, begin, end) cover, overlaps on one slot counted once."""
+    total, place, reached = 0.0, (-1, ""), 0.0
+    for attempt, slot, begin, end in sorted(spans):
+        if (attempt, slot) != place:
+            place, reached = (attempt, slot), begin
+        total += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return total
+
+
+def as_object(made: RunPlan, note: str) -> dict[str, Any]:
+    """The plan as one JSON object."""
+    return {**asdict(made), "seconds": round(made.seconds, 3), "notes": [*([note] if note else []), *made.notes]}
+
+
+def as_text(made: RunPlan, note: str) -> str:
+    """The plan as tables: stages, engines, and what was guessed."""
+    device = "GPU" if made.cuda else "CPU"
+    lines = [f"{made.slots} {device} slot(s)", ""]
+    lines.append(f"{'stage':<19}{'requests':>10}{'samples':>10}{'tokens':>14}{'seconds':>11}  loads")
+    lines += [
+        f"{s.stage:<19}{s.requests:>10,}{s.samples:>10,}{s.tokens:>14,}{s.seconds:>11,.1f}  {len(s.loads)}"
+        for s in made.stages
+    ]
+    lines.append(
+        f"{'total':<19}{sum(s.requests for s in made.stages):>10,}{sum(s.samples for s in made.stages):>10,}"
+        f"{sum(s.tokens for s in made.stages):>14,}{made.seconds:>11,.1f}  {sum(len(s.loads) for s in made.stages)}"
+    )
+    lines += ["", "loads (second of the stage: experts); an engine that a stage finds on a slot is not loaded again"]
+    for stage in made.stages:
+        by_slot: dict[str, list[str]] = defaultdict(list)
+        for load in stage.loads:
+            by_slot[load.slot].append(f"{load.at_s:.0f}: {'+'.join(load.experts)}")
+        lines += [f"  {stage.stage:<19}{slot:<9}{', '.join(own)}" for slot, own in sorted(by_slot.items(), key=_number)]
+    lines += ["", f"{'engine of':<32}{'weights GiB':>12}{'KV GiB':>9}  fits"]
+    for engine in made.engines:
+        lines.append(
+            f"{'+'.join(engine.experts):<32}{engine.weight_bytes / GIB:>12.2f}{engine.kv_bytes / GIB:>9.2f}"
+            f"  {'yes' if engine.fits else 'NO'}{' (guessed)' if engine.guessed else ''}"
+        )
+    return "\n".join([*lines, "", *(f"note: {n}" for n in ([note] if note else []) + list(made.notes))])
+
+
+def _number(item: tuple[str, list[str]]) -> tuple[int, str]:
+    return int(item[0].rsplit("-", 1)[1]), item[0]

@@ -1,0 +1,257 @@
+"""What a run will load, where and when, and how long it takes: its stages in numbers, worked through by the simulator.
+
+Nothing here reads a question or a model: counts and sizes are given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+
+from symoe_ray.core import ExpertSpec
+from symoe_ray.engine_costs import EngineCost, prior_cost
+from symoe_ray.settings import Settings
+from symoe_ray.simulated_engine import Cohort
+from symoe_ray.simulation import Outcome, SimulatedGroup, simulate
+from symoe_ray.stage_sizes import stage_requests
+
+SIGMA = 0.6
+SPREAD_ROWS = 4096
+PROMPT_TOKENS = 300
+CAPACITY = {False: 32, True: 256}
+PRIOR_CORES = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSize:
+    """Bytes of a model's weights and of one token in its KV cache; `guessed` where the model is not here."""
+
+    weight_bytes: int
+    kv_bytes_per_token: int
+    shape: str = ""
+    guessed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What engines run on: slots, the GPUs of each (0: the CPU, whose `cores` they share), and bytes that one engine
+    may have (0: not known).
+    """
+
+    slots: int
+    gpus_per_slot: int = 0
+    cores: int = 2
+    room_bytes: int = 0
+    guessed: bool = False
+
+    @property
+    def cuda(self) -> bool:
+        """Whether engines run on GPUs."""
+        return self.gpus_per_slot > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What an earlier run says about an expert: tokens of a sample per stage, and its engine's costs."""
+
+    tokens: Mapping[str, float]
+    cost: EngineCost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """A slot gets an engine: when, and for which experts."""
+
+    slot: str
+    at_s: float
+    experts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePlan:
+    """One stage: requests and samples, estimated output tokens, seconds, and its loads in order of time."""
+
+    stage: str
+    requests: int
+    samples: int
+    tokens: int
+    seconds: float
+    loads: tuple[Load, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnginePlan:
+    """One engine: the experts it serves, and bytes of weights and of KV cache on each of its devices."""
+
+    key: str
+    experts: tuple[str, ...]
+    weight_bytes: int
+    kv_bytes: int
+    fits: bool
+    guessed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlan:
+    """All stages of a run on a machine. `notes` say what was guessed."""
+
+    slots: int
+    cuda: bool
+    stages: tuple[StagePlan, ...]
+    engines: tuple[EnginePlan, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Predicted seconds of generation, all stages."""
+        return sum(s.seconds for s in self.stages)
+
+
+def plan_of(
+    settings: Settings,
+    *,
+    validation: int,
+    test: int,
+    sizes: Mapping[str, ModelSize],
+    machine: Machine,
+    seen: Mapping[str, Seen] | None = None,
+) -> RunPlan:
+    """The plan of a run over so many questions. `sizes` are by expert; `seen` too, where an earlier run is known."""
+    seen = seen or {}
+    asked = stage_requests(settings, validation=validation, test=test)
+    groups = [
+        (stage, counts, _groups(settings, stage, counts, sizes, machine, seen)) for stage, counts in asked if counts
+    ]
+    resident: Mapping[str, str] = {}
+    stages = []
+    for place, (stage, counts, own) in enumerate(groups):
+        then = frozenset(g.key for g in groups[place + 1][2]) if place + 1 < len(groups) else frozenset()
+        outcome = simulate(
+            own, slots=machine.slots, max_rows=settings.engine.chunk_rows, resident=resident, then=then,
+            tensor_parallel_size=max(1, machine.gpus_per_slot),
+        )  # fmt: skip
+        resident = {slot: key for slot, key in outcome.resident.items() if key}
+        stages.append(_stage_plan(settings, stage, counts, outcome))
+    notes = []
+    if guessed := [e.name for e in settings.pool.experts if sizes[e.name].guessed]:
+        notes.append(f"not here, sizes guessed: {', '.join(guessed)}")
+    if machine.guessed:
+        notes.append("no such GPU is here: 80 GB each assumed")
+    if not seen:
+        notes.append(
+            "speeds are priors from the models' sizes, answers half of max_tokens; --run NAME uses a run's own"
+        )
+    return RunPlan(
+        slots=machine.slots, cuda=machine.cuda, stages=tuple(stages), engines=_engines(settings, sizes, machine),
+        notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _groups(
+    settings: Settings,
+    stage: str,
+    counts: Mapping[str, tuple[int, int]],
+    sizes: Mapping[str, ModelSize],
+    machine: Machine,
+    seen: Mapping[str, Seen],
+) -> list[SimulatedGroup]:
+    by_key: dict[str, list[str]] = {}
+    for name in counts:
+        by_key.setdefault(settings.pool.expert(name).engine_key, []).append(name)
+    return [_group(settings, stage, key, names, counts, sizes, machine, seen) for key, names in by_key.items()]
+
+
+def _group(
+    settings: Settings,
+    stage: str,
+    key: str,
+    names: Sequence[str],
+    counts: Mapping[str, tuple[int, int]],
+    sizes: Mapping[str, ModelSize],
+    machine: Machine,
+    seen: Mapping[str, Seen],
+) -> SimulatedGroup:
+    spec, size = settings.pool.expert(names[0]), sizes[names[0]]
+    cohorts: list[Cohort] = []
+    for name in names:
+        most = _most_tokens(settings, stage, settings.pool.expert(name))
+        known = seen[name].tokens.get(stage) if name in seen else None
+        cohorts += spread(known or max(1, most // 2), most, counts[name][1])
+    rows = sum(count for _, count in cohorts)
+    mean = sum(tokens * count for tokens, count in cohorts) / max(rows, 1)
+    cost = next((seen[name].cost for name in names if name in seen), None) or prior(size, mean, machine)
+    return SimulatedGroup(
+        key=key, cohorts=tuple(cohorts), cost=cost, mean_tokens=mean, longest_tokens=max(t for t, _ in cohorts),
+        capacity=settings.engine.max_num_seqs or CAPACITY[machine.cuda], shape=size.shape,
+        tensor_parallel_size=spec.tensor_parallel_size,
+    )  # fmt: skip
+
+
+def prior(size: ModelSize, mean_tokens: float, machine: Machine) -> EngineCost:
+    """The cost of an engine of which only the size is known; the CPU's is for `PRIOR_CORES` cores."""
+    cost = prior_cost(
+        size.weight_bytes, size.kv_bytes_per_token, cuda=machine.cuda, context_tokens=PROMPT_TOKENS + mean_tokens / 2,
+        prompt_tokens=PROMPT_TOKENS, answer_tokens=mean_tokens, gpus=max(1, machine.gpus_per_slot),
+    )  # fmt: skip
+    slower = 1.0 if machine.cuda else PRIOR_CORES * machine.slots / machine.cores
+    return replace(cost, step_s=cost.step_s * slower, sequence_s=cost.sequence_s * slower)
+
+
+def _most_tokens(settings: Settings, stage: str, spec: ExpertSpec) -> int:
+    if stage == "annotate":
+        return settings.annotate.sampling_max_tokens
+    most = spec.sampling.max_tokens
+    return min(most, settings.max_tokens) if settings.max_tokens else most
+
+
+def spread(mean: float, most: int, rows: int) -> list[Cohort]:
+    """Lengths around a mean: quantiles of a lognormal in a mixed order, cut at `most`; equal ones for many rows."""
+    if rows > SPREAD_ROWS:
+        return [(max(1, round(mean)), rows)]
+    normal, middle = NormalDist(), math.log(max(mean, 1.0)) - SIGMA**2 / 2
+    lengths = [math.exp(middle + SIGMA * normal.inv_cdf((i + 0.5) / rows)) for i in range(rows)]
+    step = next((s for s in range(round(rows * 0.618), rows) if math.gcd(s, rows) == 1), 1)
+    return [(max(1, min(most, round(lengths[i * step % rows]))), 1) for i in range(rows)]
+
+
+def _stage_plan(settings: Settings, stage: str, counts: Mapping[str, tuple[int, int]], outcome: Outcome) -> StagePlan:
+    served: dict[str, list[str]] = {}
+    for name in counts:
+        served.setdefault(settings.pool.expert(name).engine_key, []).append(name)
+    loads = sorted((s for s in outcome.spans if s.kind == "load"), key=lambda s: (s.begin_s, s.slot))
+    return StagePlan(
+        stage=stage, requests=sum(r for r, _ in counts.values()), samples=outcome.rows, tokens=outcome.tokens,
+        seconds=outcome.makespan_s,
+        loads=tuple(Load(slot=s.slot, at_s=s.begin_s, experts=tuple(served.get(s.key, [s.key]))) for s in loads),
+    )  # fmt: skip
+
+
+def _engines(settings: Settings, sizes: Mapping[str, ModelSize], machine: Machine) -> tuple[EnginePlan, ...]:
+    found: dict[str, EnginePlan] = {}
+    for spec in settings.pool.experts:
+        names = tuple(e.name for e in settings.pool.experts if e.engine_key == spec.engine_key)
+        if spec.engine_key not in found:
+            found[spec.engine_key] = _engine(settings, spec, names, sizes[spec.name], machine)
+    return tuple(found.values())
+
+
+def _engine(
+    settings: Settings, spec: ExpertSpec, names: tuple[str, ...], size: ModelSize, machine: Machine
+) -> EnginePlan:
+    """KV for the sequences that run at once, of 1,024 tokens at most each, and for one full context at least."""
+    devices = spec.tensor_parallel_size
+    sequences = settings.engine.max_num_seqs or CAPACITY[machine.cuda]
+    tokens = max(spec.max_model_len, sequences * min(spec.max_model_len, 1024))
+    least = spec.max_model_len * size.kv_bytes_per_token // devices
+    kv = settings.engine.kv_cache_memory_bytes or tokens * size.kv_bytes_per_token // devices
+    weights = size.weight_bytes // devices
+    room = int(machine.room_bytes * (settings.engine.gpu_memory_utilization if machine.cuda else 1.0))
+    fits = not machine.room_bytes or weights + least <= room
+    kv = max(least, min(kv, room - weights)) if machine.room_bytes and fits else kv
+    if machine.gpus_per_slot and devices > machine.gpus_per_slot:
+        fits = False
+    return EnginePlan(
+        key=spec.engine_key, experts=names, weight_bytes=weights, kv_bytes=kv, fits=fits, guessed=size.guessed
+    )

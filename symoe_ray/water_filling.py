@@ -1,0 +1,107 @@
+"""How many slots each group should have: the smallest makespan that the estimates allow, and the hosts it needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from symoe_ray.engine_costs import Costs, EngineCost
+from symoe_ray.schedule_views import GroupView
+
+_HALVINGS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is left of a group: rows and tokens (a running row counts as half written), and its longest row."""
+
+    rows: int
+    tokens: float
+    longest: float
+    cost: EngineCost
+    capacity: int
+
+    def on(self, hosts: int) -> float:
+        """Seconds of generation on each of `hosts` slots that share it evenly."""
+        return self.cost.generate_s(math.ceil(self.rows / hosts), self.tokens / hosts, self.longest, self.capacity)
+
+    def hosts_within(self, seconds: float) -> int:
+        """The fewest hosts that end it in `seconds`, load included; 0 if none can.
+
+        Of `EngineCost.generate_s`, with an even share: one term falls with the hosts, the rest is the tail.
+        """
+        room = seconds - self.cost.load_s - self.cost.step_s * self.longest
+        mean = self.tokens / self.rows
+        if room + self.cost.step_s * mean > 0:
+            hosts = math.ceil((self.cost.step_s / self.capacity + self.cost.sequence_s) * self.tokens
+                              / (room + self.cost.step_s * mean))  # fmt: skip
+            if hosts * self.capacity <= self.rows:
+                return max(1, hosts)
+        if room <= 0:
+            return 0
+        hosts = max(1, math.ceil(self.cost.sequence_s * self.tokens / room), math.ceil(self.rows / self.capacity))
+        return hosts if hosts <= self.rows else 0
+
+
+def work_of(group: GroupView, costs: Costs, capacity: int) -> Work:
+    """The work that is left of a group, whose engines run `capacity` sequences unless it says otherwise."""
+    tokens = group.tokens + group.running_rows * group.mean_tokens / 2
+    return Work(group.rows + group.running_rows, tokens, group.longest, costs.of(group.key), group.capacity or capacity)
+
+
+def hosts_wanted(groups: Iterable[GroupView], costs: Costs, *, slots: int, capacity: int) -> dict[str, int]:
+    """Hosts for each group with waiting rows so that all end as early as the estimates allow.
+
+    Bisects the makespan: one is possible if every group can end within it, and the slot-seconds that their hosts take,
+    each with its own tail, fit into all slots after a first load. Slots that this leaves over are spread.
+    """
+    works = {g.key: work_of(g, costs, capacity) for g in groups if g.rows}
+    if not works:
+        return {}
+    best = _level(works, slots)
+    return _spread(works, best, slots) if sum(best.values()) < slots else best
+
+
+def _level(works: Mapping[str, Work], slots: int) -> dict[str, int]:
+    first_load = min(w.cost.load_s for w in works.values())
+    low, high = 0.0, sum(w.cost.load_s + w.on(1) for w in works.values())
+    best = dict.fromkeys(works, 1)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        wanted = {key: work.hosts_within(middle) for key, work in works.items()}
+        if all(wanted.values()) and _fits(works, wanted, slots, middle - first_load):
+            best, high = wanted, middle
+        else:
+            low = middle
+    return best
+
+
+def _fits(works: Mapping[str, Work], wanted: Mapping[str, int], slots: int, seconds: float) -> bool:
+    if max(wanted.values()) > slots:
+        return False
+    return sum(hosts * works[key].on(hosts) for key, hosts in wanted.items()) <= slots * seconds
+
+
+def _spread(works: Mapping[str, Work], best: Mapping[str, int], slots: int) -> dict[str, int]:
+    """The slots that are left over, so that what is shared takes equally long everywhere.
+
+    By the estimates they gain nothing, as one group's longest row decides; but any group's may turn out to be the one.
+    """
+
+    def hosts_at(level_s: float) -> dict[str, int]:
+        return {
+            key: max(best[key], min(w.rows, math.ceil(w.cost.sequence_s * w.tokens / level_s)))
+            for key, w in works.items()
+        }
+
+    low, high = 1e-9, max(max(w.cost.sequence_s * w.tokens for w in works.values()), 1e-8)
+    spread = dict(best)
+    for _ in range(_HALVINGS):
+        middle = math.sqrt(low * high)
+        wanted = hosts_at(middle)
+        if sum(wanted.values()) <= slots:
+            spread, high = wanted, middle
+        else:
+            low = middle
+    return spread

@@ -1,0 +1,86 @@
+"""What a pool learns about its engines, in figures that can be checked by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from actors.engine_plans import EngineFacts
+from actors.pool_costs import UNKNOWN, CostBook
+from symoe_ray.engine_costs import prior_cost
+
+FACTS = EngineFacts(weight_bytes=270_000_000, kv_bytes_per_token=23_040, shape="s")
+
+
+@pytest.fixture
+def book() -> CostBook:
+    """One engine, "k", is described."""
+    book = CostBook(cuda=False)
+    book.describe("k", FACTS)
+    return book
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_an_engine_that_was_described_costs_what_its_size_says(cuda: bool) -> None:
+    book = CostBook(cuda=cuda)
+    assert (book.knows("k"), book.shape("k")) == (False, "")
+    book.describe("k", FACTS)
+    assert (book.knows("k"), book.shape("k")) == (True, "s")
+    assert book.costs().of("k") == prior_cost(FACTS.weight_bytes, FACTS.kv_bytes_per_token, cuda=cuda)
+
+
+def test_an_engine_of_unknown_size_costs_what_a_middling_one_does(book: CostBook) -> None:
+    middling = prior_cost(UNKNOWN.weight_bytes, UNKNOWN.kv_bytes_per_token, cuda=False)
+    book.describe("fake", EngineFacts(weight_bytes=0, kv_bytes_per_token=0, shape=""))
+    assert book.knows("fake")
+    assert book.costs().of("fake") == book.costs().of("never heard of") == middling
+
+
+def test_the_median_of_the_loads_replaces_the_prior(book: CostBook) -> None:
+    before = book.costs().of("k")
+    for seconds in (0.5, 40.0, 0.7):
+        book.loaded("k", seconds)
+    assert book.costs().of("k").load_s == 0.7
+    assert (book.costs().of("k").step_s, book.costs().of("k").reload_s) == (before.step_s, before.reload_s)
+
+
+def test_a_load_of_an_engine_that_was_never_described_counts(book: CostBook) -> None:
+    book.loaded("other", 3.0)
+    assert book.costs().of("other").load_s == 3.0
+    assert not book.knows("other")
+
+
+def test_steps_are_scaled_by_what_was_generated(book: CostBook) -> None:
+    """At ten sequences a token costs step_s / 10 + sequence_s; one that took three times as long scales both by 3."""
+    prior = book.costs().of("k")
+    tokens = 1000
+    expected_s = tokens * (prior.step_s / 10 + prior.sequence_s)
+    for share in (0.25, 0.75):
+        book.generated("k", round(tokens * share), 3 * expected_s * share, 10)
+    seen = book.costs().of("k")
+    assert seen.step_s == pytest.approx(3 * prior.step_s)
+    assert seen.sequence_s == pytest.approx(3 * prior.sequence_s)
+    assert seen.load_s == prior.load_s
+
+
+def test_batches_are_weighted_by_their_time(book: CostBook) -> None:
+    """Thirty seconds at 2 sequences and ten at 10 are forty at 4."""
+    other = CostBook(cuda=False)
+    other.describe("k", FACTS)
+    other.generated("k", 5000, 40.0, 4)
+    book.generated("k", 2000, 30.0, 2)
+    book.generated("k", 3000, 10.0, 10)
+    assert book.costs().of("k").step_s == pytest.approx(other.costs().of("k").step_s)
+
+
+def test_no_time_teaches_nothing(book: CostBook) -> None:
+    before = book.costs().of("k")
+    book.generated("k", 0, 0.0, 0)
+    assert book.costs().of("k") == before
+
+
+def test_an_engine_learns_from_itself_alone(book: CostBook) -> None:
+    book.describe("l", FACTS)
+    before = book.costs().of("l")
+    book.loaded("k", 9.0)
+    book.generated("k", 10, 100.0, 1)
+    assert book.costs().of("l") == before

@@ -1,0 +1,67 @@
+"""What a zygote does with the frames that it gets, without vLLM: what it would import is replaced."""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from actors import zygote
+from actors.protocol import MAX_PACKET, Learn, ZygoteReady, decode, encode_packet
+
+ENGINES: list[dict[str, object]] = [{"model": "/models/a"}, {"model": "/models/b"}]
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        ours.setblocking(False)
+        yield ours, theirs
+
+
+def test_learning_is_answered_before_any_tokenizer_is_read(
+    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported: list[list[str]] = []
+    monkeypatch.setattr(zygote, "learn", lambda modules: imported.append(modules) or "")
+    ours, theirs = ends
+    expected: deque[dict[str, Any]] = deque()
+    ours.send(encode_packet(Learn(modules=["json"], engines=ENGINES)))
+    assert zygote._obey(theirs, expected)
+    assert imported == [["json"]]
+    assert decode(ours.recv(MAX_PACKET)) == ZygoteReady(seconds=0.0)
+    assert list(expected) == ENGINES
+
+
+def test_one_engine_is_prepared_at_a_time_and_nothing_is_said_while_forking_stays_safe(
+    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[dict[str, Any]] = []
+    monkeypatch.setattr(zygote, "prepare", lambda args: prepared.append(args) or "")
+    ours, theirs = ends
+    expected: deque[dict[str, Any]] = deque(ENGINES)
+    zygote._prepare_next(theirs, expected)
+    assert (prepared, list(expected)) == (ENGINES[:1], ENGINES[1:])
+    with pytest.raises(BlockingIOError):
+        ours.recv(MAX_PACKET)
+
+
+def test_a_zygote_that_must_not_fork_any_more_says_so_and_prepares_nothing_else(
+    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zygote, "prepare", lambda args: "the zygote has 2 threads")
+    ours, theirs = ends
+    expected: deque[dict[str, Any]] = deque(ENGINES)
+    zygote._prepare_next(theirs, expected)
+    assert decode(ours.recv(MAX_PACKET)) == ZygoteReady(seconds=0.0, unusable="the zygote has 2 threads")
+    assert not expected
+
+
+def test_a_zygote_ends_when_the_other_side_has_gone(ends: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = ends
+    ours.close()
+    assert not zygote._obey(theirs, deque())
