@@ -114,8 +114,8 @@ class ForkLauncher:
 
     tier = "fork"
 
-    def __init__(self, environment: Mapping[str, str], log: str) -> None:
-        self._environment, self._log = _environment(environment), log
+    def __init__(self, environment: Mapping[str, str], log: str, module: str = "actors.zygote") -> None:
+        self._environment, self._log, self._module = _environment(environment), log, module
         self._process: asyncio.subprocess.Process | None = None
         self._control: socket.socket | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -124,6 +124,7 @@ class ForkLauncher:
         self._children: dict[int, asyncio.Future[int]] = {}
         self._lock = asyncio.Lock()
         self._refused = ""
+        self._taught, self._teachable = False, True
 
     async def start(self) -> str:
         """Have a zygote; why it cannot be used, or ""."""
@@ -138,6 +139,10 @@ class ForkLauncher:
     async def launch(self) -> EngineProcess:
         """Fork one."""
         unusable = await self.start()
+        if unusable and self._taught:  # what it learned has spoilt it: a new one is fit, and learns nothing
+            self._taught, self._teachable, self._refused = False, False, ""
+            await self.close()
+            unusable = await self.start()
         if unusable:
             await self.close()  # it may hold a GPU's memory
             raise LaunchError(f"engines cannot be forked here: {unusable}")
@@ -168,7 +173,9 @@ class ForkLauncher:
         `engines` are vLLM's engine arguments. The next engine finds all that done; without a zygote nothing is learned.
         """
         packet = encode_packet(Learn(modules=list(modules), engines=[dict(e) for e in engines]))
-        if self._control is not None and (modules or engines) and len(packet) < MAX_PACKET:
+        wanted = self._teachable and bool(modules or engines)
+        if self._control is not None and wanted and len(packet) < MAX_PACKET:
+            self._taught = True
             with suppress(OSError):
                 self._control.send(packet)
                 self._ready = asyncio.get_running_loop().create_future()
@@ -192,7 +199,7 @@ class ForkLauncher:
         self._ready, self._forked = loop.create_future(), asyncio.Queue()
         with theirs, Path(self._log).open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "actors.zygote", str(theirs.fileno()),
+                sys.executable, "-m", self._module, str(theirs.fileno()),
                 pass_fds=[theirs.fileno()], env=self._environment,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip

@@ -73,8 +73,13 @@ class EnginePool:
 
     async def resolve(self, experts: list[str]) -> dict[str, str]:
         """Have the weights of these experts on every node that has a slot; problems by expert."""
-        by_node = {s.info.node: s for s in self._slots.values()}
-        found: list[dict[str, str]] = await asyncio.gather(*(s.actor.resolve.remote(experts) for s in by_node.values()))
+        first = {
+            s.info.node: s for s in self._slots.values()
+        }  # on each node one slot fetches what the others then find
+        others = [s for s in self._slots.values() if s not in first.values()]
+        found: list[dict[str, str]] = []
+        for slots in (list(first.values()), others):
+            found += await asyncio.gather(*(s.actor.resolve.remote(experts) for s in slots))
         return {name: problem for problems in found for name, problem in problems.items()}
 
     async def generate(self, stage: str, chunks: Sequence[Chunk], then: Sequence[str] = ()) -> StageSummary:

@@ -128,13 +128,23 @@ class Slot:
         )
 
     async def resolve(self, experts: list[str]) -> dict[str, str]:
-        """Have the weights of these experts on this node; what is wrong with those that cannot be had, by name."""
-        return await asyncio.to_thread(self._plans.problems, experts)
+        """Have the weights of these experts on this node; what is wrong with those that cannot be had, by name.
+
+        The slot gets ready for the engines of the others.
+        """
+        problems = await asyncio.to_thread(self._plans.problems, experts)
+        plans = []
+        for spec in (self._experts[name] for name in experts if name not in problems):
+            try:
+                plans.append(await self._plan(spec))
+            except LoadError as error:
+                problems[spec.name] = str(error)
+        if self._host is not None and self._config.engine.kind == "vllm":
+            self._host.expect(plans)
+        return problems
 
     async def facts(self, experts: list[str]) -> dict[str, EngineFacts]:
-        """What scheduling wants to know of these experts' engines, which the slot expects from now on."""
-        if self._host is not None and self._config.engine.kind != "fake":
-            self._host.expect(await asyncio.to_thread(lambda: [self._plans.plan(name) for name in experts]))
+        """What scheduling wants to know of these experts' engines."""
         return await asyncio.to_thread(lambda: {name: self._plans.facts(name) for name in experts})
 
     async def load(self, expert: str) -> Loaded:

@@ -35,6 +35,7 @@ from pipelines.report import write_report
 from symoe_ray.config import load, to_yaml
 from symoe_ray.core import InputError, ResourceError
 from symoe_ray.ledger import Commits
+from symoe_ray.planning import Machine, ModelSize, plan_of
 from symoe_ray.ports import Pool
 from symoe_ray.results import accuracy_table
 from symoe_ray.settings import Settings
@@ -246,6 +247,9 @@ def _opened(
             start_ray()
             client = stack.enter_context(started_pool(settings, storage.uri, manifest["attempts"], started))
             client.require([e.name for e in settings.pool.experts])
+            if "predicted_wall_s" not in manifest:
+                counts = manifest["stages"]["questions"]
+                manifest["predicted_wall_s"] = _predicted_s(settings, counts["validation"], counts["test"])
             return client
 
         run = runs.Run(
@@ -305,13 +309,23 @@ def _doctor(options: argparse.Namespace, overrides: list[str], _: _Signals) -> i
     return doctor(inspect_machine(settings), as_json=options.json)
 
 
-def _plan(options: argparse.Namespace, overrides: list[str], _: _Signals) -> int:
+def _sizes(settings: Settings) -> tuple[dict[str, ModelSize], Machine]:
     from actors.model_sizes import machine_of, size_of
 
-    settings = load(overrides if options.limit is None else [*overrides, f"limit={options.limit}"])
     sizes = {e.name: size_of(e, fake=settings.engine.kind == "fake") for e in settings.pool.experts}
+    return sizes, machine_of(settings)
+
+
+def _predicted_s(settings: Settings, validation: int, test: int) -> float:
+    sizes, machine = _sizes(settings)
+    return round(plan_of(settings, validation=validation, test=test, sizes=sizes, machine=machine).seconds, 3)
+
+
+def _plan(options: argparse.Namespace, overrides: list[str], _: _Signals) -> int:
+    settings = load(overrides if options.limit is None else [*overrides, f"limit={options.limit}"])
+    sizes, machine = _sizes(settings)
     run = Storage(runs.run_uri(settings, options.run)) if options.run else None
-    return plan(settings, sizes, machine_of(settings), run, as_json=options.json)
+    return plan(settings, sizes, machine, run, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -113,17 +113,18 @@ def _results(run: Run, rows: Sequence[MethodRow], best: str) -> dict[str, Any]:
         "warnings": run.warnings,
     }
     return build_results(
-        task=settings.task.name, rows=rows, engine=engine_facts(read_events(run.storage)),
+        task=settings.task.name, rows=rows,
+        engine=engine_facts(read_events(run.storage), run.manifest.get("predicted_wall_s")),
         config=storage_view(asdict(settings)), versions=_versions(), counts=counts, notes=notes, date=time.time(),
     )  # fmt: skip
 
 
-def engine_facts(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def engine_facts(events: Sequence[Mapping[str, Any]], predicted_wall_s: float | None = None) -> dict[str, Any]:
     """Loads per expert, swaps per tier, and slot-seconds spent on them and on generating, of all attempts of a run.
 
     `generate_s` is the time in which a slot had work: chunks that overlap on a slot count once. `wall_s` is the time
     from the first event's begin to the last one's end, added up over attempts; `busy_ratio` is generate_s per slot and
-    wall_s. `predicted_wall_s` is null: no prediction is made.
+    wall_s. `predicted_wall_s` is what `symoe plan` said of loads and generation before the run began.
     """
     swaps = [e for e in events if e["event"] in ("load", "reload", "wake")]
     loads = Counter(e["expert"] for e in swaps if e["event"] == "load")
@@ -144,7 +145,7 @@ def engine_facts(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "generate_s": round(generate_s, 3),
         "wall_s": round(wall_s, 3),
         "busy_ratio": round(generate_s / (wall_s * slots), 4) if wall_s else 0.0,
-        "predicted_wall_s": None,
+        "predicted_wall_s": predicted_wall_s,
     }
 
 

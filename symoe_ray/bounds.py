@@ -21,9 +21,12 @@ def lower_bound_s(groups: Sequence[SimulatedGroup], slots: int) -> float:
     2. Of a group, let slot j run s_j steps and write T_j tokens in W = M - load seconds: a s_j + b T_j <= W, s_j at
        least the longest of its rows, and T_j <= B s_j. Hence T_j <= cap(s_j) = min((W - a s_j) / b, W / (a / B + b)).
        Number the slots by falling s_j. s_1 is at least the longest row. If slots 1..j hold rows of at most
-       cap(s_1) + ... + cap(s_j) tokens, they cannot hold all of the longest rows whose sum exceeds that, so s_{j+1} is
-       at least the shortest of these. cap falls with s, so by induction no s_j is smaller than this greedy one, and the
-       group takes at least a max(s_1 + s_2 + ..., sum L / B) + b sum L slot-seconds: occupancy(M), which falls with M.
+       C_j = cap(s_1) + ... + cap(s_j) tokens, they cannot hold all of the longest rows whose sum exceeds that, so
+       s_{j+1} is at least the shortest of these. cap falls with s, so by induction no s_j is smaller than this greedy
+       one, no slot writes more than the greedy cap, and there are no fewer slots than the greedy ones. For every k,
+       slots 1..k run at least the greedy s_1 + ... + s_k steps, and the others those for what is left, at most B tokens
+       a step: the group takes at least a max_k (s_1 + ... + s_k + max(0, sum L - C_k) / B) + b sum L slot-seconds:
+       occupancy(M), which falls with M. k = 0 is a batch that is always full, the last k one tail for each slot.
     3. A slot prepares one engine at a time beside the one that generates, so that between the beginnings of two engines
        on a slot there is a load at least: an engine takes max(generation, load) of its slot's time, the slot's last one
        its generation alone. All slots have slots (M - first load) seconds for what follows their first loads, and the
@@ -65,10 +68,12 @@ def _alone_s(group: SimulatedGroup, tokens: float, longest: float) -> float:
 def _occupancy_s(group: SimulatedGroup, lengths: np.ndarray, sums: np.ndarray, window_s: float) -> float:
     """Slot-seconds that a group takes at least where no slot has more than `window_s` for it."""
     a, b = group.cost.step_s, group.cost.sequence_s
-    most = window_s / (a / group.capacity + b)
+    tokens, most = sums[-1], window_s / (a / group.capacity + b)
     steps, held, place = 0.0, 0.0, 0
+    needed = tokens / group.capacity
     while place < len(lengths):
         steps += lengths[place]
         held += min((window_s - a * lengths[place]) / b, most)
+        needed = max(needed, steps + max(0.0, tokens - held) / group.capacity)
         place = max(place + 1, int(np.searchsorted(sums, held, side="right")))
-    return float(a * max(steps, sums[-1] / group.capacity) + b * sums[-1])
+    return float(a * needed + b * tokens)

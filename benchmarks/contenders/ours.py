@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from actors.cluster import connected
 from actors.engine_host import EngineHost, HostSettings
 from actors.engine_plans import EnginePlans
 from actors.launcher import ForkLauncher
+from actors.memory import free_memory
 from actors.platform import cores_of, engine_environment
 from actors.pool_client import PoolClient, pool
 from benchmarks.contenders.work import Counts, Work
@@ -115,11 +117,15 @@ async def _ideal(experts: Sequence[ExpertSpec], work: Work, repeats: int) -> lis
     engine = _settings(experts, reload=False).engine
     plans = EnginePlans(experts, engine, cores=cores_of(0, 1), cuda=False)
     plans.problems([spec.name for spec in experts])
-    times = HostSettings(load_timeout_s=engine.load_timeout_s, stall_timeout_s=engine.stall_timeout_s, reload=False)
+    times = HostSettings(
+        load_timeout_s=engine.load_timeout_s, stall_timeout_s=engine.stall_timeout_s, reload=False,
+        free_memory=partial(free_memory, cuda=False),
+    )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         launcher = ForkLauncher(engine_environment(offline=True), str(Path(folder, "engine.log")))
         host = EngineHost([launcher], times, CanaryBook(Path(folder, "canaries")))
         try:
+            host.expect([plans.plan(spec.name) for spec in experts])
             for spec in experts:  # the zygote learns what each architecture imports, as in a pool that is up
                 await host.load(plans.plan(spec.name))
             return [await _ideal_once(host, plans, work) for _ in range(repeats)]

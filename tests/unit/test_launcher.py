@@ -14,7 +14,7 @@ import pytest
 
 from actors import engine_link
 from actors.engine_host import EngineDiedError, EngineHost, EnginePlan, HostSettings, LoadError
-from actors.launcher import EngineProcess, LaunchError, SpawnLauncher
+from actors.launcher import EngineProcess, ForkLauncher, LaunchError, SpawnLauncher
 from actors.protocol import LoadEngine
 from symoe_ray.core import Completion, Message, Request, Sampling
 from symoe_ray.testing import CRASH, fake_text
@@ -295,3 +295,45 @@ class TestLoad:
             assert await spawner.started[0].ended == -signal.SIGKILL
 
         play(work, spawner, load_timeout_s=1.0)
+
+
+class TestZygote:
+    """Forks of a zygote that has imported no vLLM and whose engines are fakes."""
+
+    ZYGOTE = (
+        "import sys, time\n"
+        "from actors import engine, fake_engine, zygote\n"
+        "zygote.preload = lambda: ''\n"
+        "zygote.learn = lambda modules: 'a module has started a thread' if 'spoils' in modules else ''\n"
+        "engine.serve = lambda sock: fake_engine._serve(sock, time.monotonic())\n"
+        "zygote.main()\n"
+    )
+
+    def test_one_that_learning_has_spoilt_is_replaced_by_one_that_learns_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "fake_zygote.py").write_text(self.ZYGOTE)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        launcher = ForkLauncher({}, str(tmp_path / "zygote.log"), module="fake_zygote")
+
+        async def work() -> None:
+            host = EngineHost([launcher], HostSettings(load_timeout_s=TIMEOUT_S, stall_timeout_s=TIMEOUT_S))
+            try:
+                zygotes = []
+                for teach in ("harmless", "spoils", "spoils"):
+                    report = await host.load(planned())
+                    assert (report.tier, report.note) == ("fork", "")
+                    assert len(await host.generate(request())) == 1
+                    zygotes.append(parent_of(report.pid))
+                    await launcher.learn([teach])
+                    await host.unload()
+                assert zygotes[0] == zygotes[1] != zygotes[2]
+                assert parent_of((await host.load(planned())).pid) == zygotes[2]
+            finally:
+                await host.close()
+
+        asyncio.run(asyncio.wait_for(work(), 2 * TIMEOUT_S))
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
