@@ -73,10 +73,10 @@ class EngineLink:
         writer: asyncio.StreamWriter | None = None
         try:
             reader, writer = await asyncio.open_connection(sock=process.sock)
-            writer.write(encode(frame))
             try:
+                writer.write(encode(frame))
                 answer = await read_frame(reader)
-            except (asyncio.IncompleteReadError, OSError):
+            except (asyncio.IncompleteReadError, OSError, RuntimeError):  # the last is uvloop's, of a closed connection
                 raise EngineDiedError(await _cause(process)) from None
             if not isinstance(answer, Ready):
                 raise EngineDiedError(answer.message if isinstance(answer, Fatal) else f"unexpected {answer!r}")
@@ -160,7 +160,8 @@ class EngineLink:
     def _send(self, frame: Frame) -> None:
         if not self.alive:
             raise EngineDiedError(self._cause or "the engine was unloaded")
-        self._writer.write(encode(frame))
+        with suppress(RuntimeError, OSError):  # uvloop's word for a connection that has just closed: the reader tells
+            self._writer.write(encode(frame))
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         cause = "the engine failed"

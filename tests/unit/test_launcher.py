@@ -174,6 +174,23 @@ class TestDeath:
 
         play(work, spawner)
 
+    def test_a_connection_that_has_just_closed_is_a_death(self, spawner: Spawner) -> None:
+        """On uvloop, which Ray's actors run on, a write to it raises."""
+        uvloop = pytest.importorskip("uvloop")
+
+        async def work() -> None:
+            host = EngineHost([spawner], HostSettings(load_timeout_s=TIMEOUT_S, stall_timeout_s=TIMEOUT_S))
+            try:
+                await host.load(PLAIN)
+                host._live.link._writer.transport.abort()  # type: ignore[union-attr]
+                with pytest.raises(EngineDiedError, match="it exited with status 0"):
+                    await host.generate(request())
+            finally:
+                await host.close()
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(asyncio.wait_for(work(), 2 * TIMEOUT_S))
+
     def test_an_engine_that_hangs_at_work_is_killed(self, spawner: Spawner) -> None:
         async def work(host: EngineHost) -> None:
             report = await host.load(SLOW)
