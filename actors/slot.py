@@ -162,12 +162,16 @@ class Slot:
         )  # fmt: skip
 
     async def prepare(self, expert: str) -> Prefetched:
-        """The slot will have this expert's engine next: read its files now, start it beside the one that drains."""
-        started = time.monotonic()
+        """The slot will have this expert's engine next: read its files, start it beside the one that drains.
+
+        Not before the engine that is being loaded is there.
+        """
+        async with self._loading:
+            started = time.monotonic()
         spec, size = self._experts[expert], 0
         if self._config.engine.kind != "fake" and self._config.engine.prefetch:
             size = await asyncio.to_thread(lambda: read_ahead(self._plans.path(expert)))
-        if self._config.engine.overlap and self._host is not None and not self._loading.locked():
+        if self._config.engine.overlap and self._host is not None:
             self._cancel_preparing()
             self._preparing = asyncio.create_task(self._start_beside(spec))
         return Prefetched(bytes=size, seconds=time.monotonic() - started)

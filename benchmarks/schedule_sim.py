@@ -3,6 +3,10 @@
 `python -m benchmarks.schedule_sim [--json]`. Nothing runs on a GPU: engines are simulated (a step of n sequences takes
 a + b n seconds), lengths are drawn, and the policy sees estimates of them. Sixteen 8B-class experts, the published task
 sizes with three seats a question. Every number of the machine follows from the constants below.
+
+The bound knows every length beforehand. The second table says where our slot-seconds go: `work` is what always full
+batches would take, `tails` what the engines generate beyond that, `idle` the rest, first loads included; and what the
+same policy reaches if each group's rows come in the order of a guess of their lengths (`guessed`, for information).
 """
 
 from __future__ import annotations
@@ -15,13 +19,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, TextIO
 
 import numpy as np
 
 from symoe_ray.bounds import lower_bound_s
 from symoe_ray.engine_costs import prior_cost
 from symoe_ray.fixed_schedules import data_parallel, longest_first, round_robin
+from symoe_ray.simulated_engine import Cohort
 from symoe_ray.simulation import Outcome, SimulatedGroup, simulate
 
 TASKS = {"mmlu_pro": 2100, "medmcqa": 4183, "gpqa": 198}
@@ -47,6 +53,8 @@ KV_TOKENS = 396_000
 # differ, so it is off by a lognormal factor of three times that. The longest follows from the mean and the row count
 # (the ninth decile), and is off by as much.
 ESTIMATE_SIGMA = 0.1
+# How well a row's guessed length goes with its true one, both on a log scale, in the second table.
+GUESS_CORRELATION = 0.5
 TEN_MILLION = 10_000_000
 TEN_MILLION_SLOTS = 512
 POLICIES: dict[str, Callable[[Sequence[SimulatedGroup], int], Outcome]] = {
@@ -76,6 +84,7 @@ def main() -> None:
             cases.append({"gpus": slots, "task": task, **case})
             ratios = "".join(f"{case[f'{name}_over_bound']:>15.3f}" for name in POLICIES)
             print(f"{task:<10}{slots:>6}{case['bound_s']:>10.1f}{ratios}", file=table, flush=True)
+    print_shares(cases, table)
     scaling = scaling_1_to_4(cases, list(TASKS))
     planned = in_a_process_of_its_own()
     by_task = {task: scaling_1_to_4(cases, [task]) for task in TASKS}
@@ -88,6 +97,16 @@ def main() -> None:
     )
     print(json.dumps({"benchmark": "schedule_sim", "simulated": True, "cases": cases, "scaling_1_to_4": scaling,
                       "scaling_by_task": by_task, "planned_10m": planned}))  # fmt: skip
+
+
+def print_shares(cases: Sequence[Mapping[str, Any]], table: TextIO) -> None:
+    """The second table."""
+    names = ("work_share", "tails_share", "idle_share", "guessed_over_bound")
+    print("symoe: shares of all slot-seconds, and over the bound in guessed order", file=table)
+    print(f"{'task':<10}{'gpus':>6}" + "".join(f"{name:>20}" for name in names), file=table)
+    for case in cases:
+        told = "".join(f"{case[name]:>20.3f}" for name in names)
+        print(f"{case['task']:<10}{case['gpus']:>6}{told}", file=table)
 
 
 def experts_of(requests: int, seed: int) -> list[SimulatedGroup]:
@@ -124,6 +143,7 @@ def _longest(mean: float, rows: int) -> float:
 def measure(questions: int, slots: int) -> dict[str, float]:
     """Medians over the seeds: the bound, and each policy's makespan over it."""
     bounds, seconds = [], []
+    shares: dict[str, list[float]] = {"work_share": [], "tails_share": [], "idle_share": [], "guessed_over_bound": []}
     ratios: dict[str, list[float]] = {name: [] for name in POLICIES}
     for seed in SEEDS:
         groups = experts_of(questions * SEATS, seed)
@@ -133,11 +153,40 @@ def measure(questions: int, slots: int) -> dict[str, float]:
             ratios[name].append(outcome.makespan_s / bounds[-1])
             if name == "symoe":
                 seconds.append(outcome.makespan_s)
+                for share, value in shares_of(groups, outcome, slots).items():
+                    shares[share].append(value)
+        guessed = simulate(in_guessed_order(groups, seed), slots=slots)
+        shares["guessed_over_bound"].append(guessed.makespan_s / bounds[-1])
     medians = {f"{name}_over_bound": round(statistics.median(own), 4) for name, own in ratios.items()}
+    medians |= {name: round(statistics.median(own), 4) for name, own in shares.items()}
     return {
         "bound_s": round(statistics.median(bounds), 2), "symoe_s": round(statistics.median(seconds), 2),
         "symoe_worst_over_bound": round(max(ratios["symoe"]), 4), **medians,
     }  # fmt: skip
+
+
+def shares_of(groups: Sequence[SimulatedGroup], outcome: Outcome, slots: int) -> dict[str, float]:
+    """What part of all slot-seconds full batches would have taken, what tails took, and what was not generated in."""
+    every_s = slots * outcome.makespan_s
+    work_s = sum((g.cost.step_s / g.capacity + g.cost.sequence_s) * g.tokens for g in groups)
+    generated_s = sum(s.end_s - s.begin_s for s in outcome.spans if s.kind == "generate")
+    return {
+        "work_share": work_s / every_s, "tails_share": (generated_s - work_s) / every_s,
+        "idle_share": 1 - generated_s / every_s,
+    }  # fmt: skip
+
+
+def in_guessed_order(groups: Sequence[SimulatedGroup], seed: int) -> list[SimulatedGroup]:
+    """The same rows, those that are guessed to be long first: not what the policy is judged by."""
+    random = np.random.default_rng(seed)
+    return [replace(g, cohorts=_by_guess(g.cohorts, random)) for g in groups]
+
+
+def _by_guess(cohorts: tuple[Cohort, ...], random: np.random.Generator) -> tuple[Cohort, ...]:
+    logs = np.log([tokens for tokens, _ in cohorts])
+    noise = random.normal(0.0, np.sqrt(1 - GUESS_CORRELATION**2), len(cohorts))
+    guesses = GUESS_CORRELATION * (logs - logs.mean()) / max(logs.std(), 1e-9) + noise
+    return tuple(cohorts[index] for index in np.argsort(-guesses, kind="stable"))
 
 
 def scaling_1_to_4(cases: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> float:

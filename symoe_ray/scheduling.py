@@ -24,6 +24,7 @@ __all__ = [
 FEW_ROWS = 4
 AHEAD_LOADS = 2.0
 QUEUE_SHARE = 0.5
+LEASES_OF_A_BATCH = 8
 NEAR = 0.9
 SLACK = 1.02
 
@@ -93,20 +94,24 @@ def _lease_rows(
     slot: SlotView, group: GroupView, groups: Mapping[str, GroupView], costs: Costs, slots: int, max_rows: int
 ) -> int:
     """How many rows more of its engine's group: up to its fair share of a full batch, and beyond that, where much is
-    waiting, a queue that keeps the batch full.
+    waiting, a queue that keeps the batch full. On a single slot all that wait: there is nobody to share with.
 
     The queue is guided self-scheduling (Polychronopoulos and Kuck 1987): it shrinks with what waits, so that the tail
-    is shared.
+    is shared. A slot that loads has none: the rows are left to hosts to come. Few rows are leased together.
     """
-    hosts = max(1, group.hosts)
-    batch = min(slot.capacity, _share(slot, group, groups, costs, slots))
-    if slot.rows < batch:
-        return min(batch - slot.rows, group.rows, max_rows)
-    queue = min(int(slot.capacity * QUEUE_SHARE), group.rows // (2 * hosts))
-    room = slot.capacity + queue - slot.rows
-    if slot.rows < slot.capacity or room < max(1, queue // 2):
+    most = int(slot.capacity * QUEUE_SHARE)
+    if slots == 1:
+        return min(group.rows, max_rows) if slot.rows < slot.capacity + most else 0
+    share = _share(slot, group, groups, costs, slots)
+    least = max(1, min(group.rows, slot.capacity // LEASES_OF_A_BATCH, share))
+    room = min(slot.capacity, share) - slot.rows
+    if room <= 0 and slot.ready and slot.rows >= slot.capacity:
+        queue = min(most, group.rows // (2 * max(1, group.hosts)))
+        room = slot.capacity + queue - slot.rows
+        least = max(least, queue // 2)
+    if room <= 0 or (room < least and (not slot.ready or slot.rows + least > slot.capacity)):
         return 0
-    return min(room, group.rows, max_rows)
+    return min(max(room, least), group.rows, max_rows)
 
 
 def _share(slot: SlotView, group: GroupView, groups: Mapping[str, GroupView], costs: Costs, slots: int) -> int:
@@ -126,6 +131,8 @@ def _first_rows(
     slot: SlotView, group: GroupView, groups: Mapping[str, GroupView], costs: Costs, slots: int, max_rows: int
 ) -> int:
     """The rows of a slot's first lease of a group: a share beside the other hosts and those that should come."""
+    if slots == 1:
+        return min(group.rows, max_rows)
     wanted = hosts_wanted(groups.values(), costs, slots=slots, capacity=slot.capacity)[group.key]
     hosts = max(1, group.hosts if slot.promised == group.key else group.hosts + 1)
     room = max(0, _free(groups, slots) - 1)
@@ -138,16 +145,17 @@ def _prepare(
 ) -> Prepare | None:
     """The next engine of a slot whose last rows are being written, once the rest takes hardly longer than its load.
 
-    Nothing is promised while other slots are free to take it now.
+    Nothing is promised while other slots are free to take it now. A single slot has no balance to lose by promising at
+    once; it knows itself when there is room for two engines.
     """
-    if slot.promised or not slot.ready or _free(groups, slots) > 0:
+    if slot.promised or (slots > 1 and (not slot.ready or _free(groups, slots) > 0)):
         return None
     unhosted = [g for g in groups.values() if g.rows and not g.hosts and _can(slot, g) and g.key not in slot.had]
     if not unhosted:
         return None
     key = _pick(slot, unhosted, groups, costs, slots, then)
     resident = groups.get(slot.resident)
-    if slot.since_lease_s is not None and resident is not None and slot.rows > FEW_ROWS:
+    if slots > 1 and slot.since_lease_s is not None and resident is not None and slot.rows > FEW_ROWS:
         tail_s = costs.of(slot.resident).step_s * resident.longest - slot.since_lease_s
         if tail_s > AHEAD_LOADS * costs.swap_s(slot, groups[key], groups):
             return None

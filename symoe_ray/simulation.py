@@ -200,10 +200,11 @@ class _Simulation:
         self._schedule(slot, ready_s)
 
     def _prepare(self, slot: _Slot, key: str) -> None:
+        assert slot.engine is not None
         slot.promised = key
-        swap_s = self._groups[key].cost.load_s
-        slot.prepared_s = self._now + swap_s
-        self._count_load(slot, key, self._now, slot.prepared_s)
+        begin_s = self._now if slot.ready else slot.engine.time_s  # one load at a time
+        slot.prepared_s = begin_s + self._groups[key].cost.load_s
+        self._count_load(slot, key, begin_s, slot.prepared_s)
         self._views[key] = replace(self._views[key], hosts=self._views[key].hosts + 1)
 
     def _happened(self, slot: _Slot) -> None:

@@ -64,11 +64,32 @@ class TestLease:
         assert slowest.key == "many"
 
     def test_the_batch_is_filled_and_a_queue_kept_behind_it_while_much_waits(self) -> None:
-        first = answer(slot("a", capacity=64), group("a", rows=1000, hosts=1))
+        first = answer(slot("a", capacity=64), group("a", rows=1000, hosts=2), slots=2)
         assert first == Lease("s0", "a", 64)
-        more = answer(slot("a", rows=64, capacity=64), group("a", rows=936, running_rows=64, hosts=1))
-        assert more == Lease("s0", "a", 32)
-        assert answer(slot("a", rows=96, capacity=64), group("a", rows=904, running_rows=96, hosts=1)) is None
+        full = group("a", rows=936, running_rows=128, hosts=2)
+        assert answer(slot("a", rows=64, capacity=64), full, slots=2) == Lease("s0", "a", 32)
+        assert answer(slot("a", rows=96, capacity=64), full, slots=2) is None
+
+    def test_a_slot_that_loads_queues_nothing_and_leaves_the_rows_to_hosts_to_come(self) -> None:
+        waiting = group("a", rows=936, running_rows=64, starting_rows=64, hosts=1)
+        assert answer(slot("a", rows=64, capacity=64, ready=False), waiting, slots=2) is None
+
+    def test_a_single_slot_takes_all_that_waits_as_it_shares_with_nobody(self) -> None:
+        assert answer(slot(capacity=64), group("a", rows=200)) == Lease("s0", "a", 200)
+        more = group("a", rows=1000, running_rows=90, hosts=1)
+        assert answer(slot("a", rows=90, capacity=64), more) == Lease("s0", "a", 256)
+        assert answer(slot("a", rows=96, capacity=64), more) is None
+        assert answer(slot("a", rows=90, capacity=64), replace(more, rows=3)) == Lease("s0", "a", 3)
+
+    def test_several_slots_take_an_eighth_of_a_batch_or_all_that_waits(self) -> None:
+        waiting = group("a", rows=20, running_rows=120, hosts=2)
+        assert answer(slot("a", rows=57, capacity=64), waiting, slots=2) is None
+        assert answer(slot("a", rows=56, capacity=64), waiting, slots=2) == Lease("s0", "a", 8)
+        assert answer(slot("a", rows=60, capacity=64), replace(waiting, rows=4), slots=2) == Lease("s0", "a", 4)
+        few = group("a", rows=20, running_rows=60, hosts=2)
+        assert answer(slot("a", rows=38, capacity=64), few, slots=2) == Lease("s0", "a", 8)
+        assert answer(slot("a", rows=38, capacity=64, ready=False), few, slots=2) is None
+        assert answer(slot("a", rows=0, capacity=64), group("a", rows=3, hosts=3), slots=3) == Lease("s0", "a", 1)
 
     def test_a_lease_is_never_larger_than_max_rows(self) -> None:
         assert answer(slot(), group("a", rows=1000), max_rows=20) == Lease("s0", "a", 20)
@@ -76,8 +97,8 @@ class TestLease:
 
     def test_the_tail_is_shared_evenly_between_the_hosts(self) -> None:
         waiting = group("a", rows=20, running_rows=60, hosts=2)
-        assert answer(slot("a", rows=30), waiting, slots=2) == Lease("s0", "a", 10)
-        assert answer(slot("a", rows=40), waiting, slots=2) is None
+        assert answer(slot("a", rows=30, capacity=64), waiting, slots=2) == Lease("s0", "a", 10)
+        assert answer(slot("a", rows=40, capacity=64), waiting, slots=2) is None
 
     def test_the_queue_shrinks_with_what_waits(self) -> None:
         full = slot("a", rows=64, capacity=64)
@@ -169,14 +190,24 @@ class TestTail:
         assert answer(slot("a", promised="b"), *groups, slots=2) == Lease("s0", "c", 7)
 
     def test_nothing_is_promised_long_before_the_drain_nor_while_another_slot_is_free(self) -> None:
-        groups = (group("a", rows=0, running_rows=50, hosts=1, longest_tokens=20_000), group("b"))
-        assert answer(slot("a", rows=50, since_lease_s=10.0), *groups) is None
-        assert answer(slot("a", rows=50, since_lease_s=185.0), *groups) == Prepare("s0", "b")
-        assert answer(slot("a", rows=2, since_lease_s=10.0), *groups) == Prepare("s0", "b")
-        assert answer(slot("a", rows=2), *groups, slots=2) is None
+        drains = group("a", rows=0, running_rows=50, hosts=1, longest_tokens=20_000)
+        groups = (drains, group("b"), group("c", rows=0, running_rows=9, hosts=1))
+        assert answer(slot("a", rows=50, since_lease_s=10.0), *groups, slots=2) is None
+        assert answer(slot("a", rows=50, since_lease_s=185.0), *groups, slots=2) == Prepare("s0", "b")
+        assert answer(slot("a", rows=2, since_lease_s=10.0), *groups, slots=2) == Prepare("s0", "b")
+        assert answer(slot("a", rows=2), *groups, slots=3) is None
 
     def test_a_slot_that_still_loads_prepares_nothing(self) -> None:
-        assert answer(slot("a", rows=9, ready=False), group("a", rows=0, running_rows=9, hosts=1), group("b")) is None
+        loads = slot("a", rows=9, ready=False)
+        groups = (group("a", rows=0, running_rows=9, hosts=2), group("b"))
+        assert answer(loads, *groups, slots=2) is None
+        assert answer(replace(loads, ready=True), *groups, slots=2) == Prepare("s0", "b")
+
+    def test_a_single_slot_prepares_as_soon_as_nothing_more_waits(self) -> None:
+        groups = (group("a", rows=0, running_rows=50, hosts=1, longest_tokens=20_000), group("b"))
+        for state in (slot("a", rows=50, since_lease_s=0.0), slot("a", rows=50, ready=False)):
+            assert answer(state, *groups) == Prepare("s0", "b")
+        assert answer(slot("a", rows=50), replace(groups[0], rows=7), groups[1]) == Lease("s0", "a", 7)
 
 
 class TestChoice:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, permutations, product
 
 import pytest
 from hypothesis import given, settings
@@ -151,6 +153,57 @@ class TestBound:
     def test_short_engines_cannot_hide_their_loads(self) -> None:
         groups = [group(str(i), 10) for i in range(20)]
         assert lower_bound_s(groups, 1) > 190.0
+
+    def test_more_hosts_than_the_longest_rows_need_are_charged_full_batches_on_the_others(self) -> None:
+        """One long row keeps a slot from writing much, so that the others write the rest, a capacity at a time."""
+        cost = EngineCost(load_s=10.0, step_s=0.01, sequence_s=0.001)
+        one = replace(group("a", 9000, *[1000] * 100, capacity=16), cost=cost)
+        beside_s = 0.01 * 9000
+        window_s = (beside_s / 0.001 + one.tokens) / (1 / 0.001 + 1 / (0.01 / 16 + 0.001))
+        assert lower_bound_s([one], 2) == pytest.approx(10.0 + window_s, rel=1e-6)
+
+    @settings(max_examples=60, deadline=None, derandomize=True)
+    @given(data=st.data())
+    def test_no_assignment_of_few_rows_to_few_slots_beats_it(self, data: st.DataObject) -> None:
+        capacity, slots = data.draw(st.integers(2, 3)), data.draw(st.integers(1, 3))
+        numbers = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=2))
+        groups = []
+        for key, number in zip("ab", numbers, strict=False):
+            cost = EngineCost(
+                load_s=data.draw(st.sampled_from([0.1, 2.0, 10.0])), step_s=data.draw(st.sampled_from([0.001, 0.01])),
+                sequence_s=data.draw(st.sampled_from([0.0001, 0.001, 0.01])),
+            )  # fmt: skip
+            lengths = data.draw(st.lists(st.integers(1, 3000), min_size=number, max_size=number))
+            groups.append(replace(group(key, *lengths[: 8 if len(numbers) == 1 else 4], capacity=capacity), cost=cost))
+        assert lower_bound_s(groups, slots) <= best_assignment_s(groups, slots) * (1 + 1e-9)
+
+
+def best_assignment_s(groups: list[SimulatedGroup], slots: int) -> float:
+    """The least makespan over all assignments of rows to slots, where a batch is filled as well as one can wish.
+
+    Of an engine's rows: steps for the longest, and for all at `capacity` a step; loads hidden behind what goes before.
+    """
+    rows = [(g, tokens) for g in groups for tokens, _ in g.cohorts]
+    best = float("inf")
+    for places in product(range(slots), repeat=len(rows)):
+        worst = 0.0
+        for place in range(slots):
+            own: dict[str, tuple[SimulatedGroup, list[int]]] = {}
+            for (of, tokens), where in zip(rows, places, strict=True):
+                if where == place:
+                    own.setdefault(of.key, (of, []))[1].append(tokens)
+            worst = max(worst, min((_one_after_another_s(order) for order in permutations(own.values())), default=0.0))
+        best = min(best, worst)
+    return best
+
+
+def _one_after_another_s(engines: Sequence[tuple[SimulatedGroup, list[int]]]) -> float:
+    ready_s = free_s = 0.0
+    for of, lengths in engines:
+        begin_s = max(free_s, ready_s + of.cost.load_s)
+        steps = max(max(lengths), math.ceil(sum(lengths) / of.capacity))
+        ready_s, free_s = begin_s, begin_s + of.cost.step_s * steps + of.cost.sequence_s * sum(lengths)
+    return free_s
 
 
 class TestBenchmark:
