@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -103,6 +104,7 @@ def main() -> None:
     parser.add_argument("--contenders", nargs="+", default=[*OURS, *PEERS], choices=[*OURS, *PEERS], metavar="NAME")
     options = parser.parse_args()
     table = sys.stderr if options.json else sys.stdout
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing is left behind, stopped as it may be
     marks = asyncio.run(measure(options.contenders, options.rounds))
     speeds = {n: {kind: [_speed(m) for m in made] for kind, made in of.items()} for n, of in marks.items()}
     medians = {n: {kind: round(statistics.median(each), 1) for kind, each in of.items()} for n, of in speeds.items()}
@@ -167,7 +169,7 @@ class _OurEngine:
     """An engine of ours, loaded anew for each turn: threads that spin would spin on after it."""
 
     def __init__(self, ours: Ours, log: str) -> None:
-        environment = engine_environment(offline=True) | ours.environment
+        environment = {**engine_environment(offline=True), **ours.environment}
         launcher = (
             ForkLauncher(environment, log)
             if ours.patched

@@ -111,7 +111,7 @@ def serve_unpatched() -> None:
     """An engine process without the version-bound changes of `actors.vllm_patches`."""
     from actors import engine, vllm_patches
 
-    vllm_patches.TRIED_ON = ()
+    vllm_patches.TRIED_ON = ("no version",)
     engine.main()
 
 
