@@ -14,6 +14,9 @@ CPU_KV_TOKENS_PER_SEQ = 1024
 CPU_MAX_NUM_SEQS = 32
 CPU_BLOCK_SIZE = 32
 CPU_BATCHED_TOKENS = 2048
+# 32 MiB is the largest threshold that glibc takes.
+MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=4294967296"
+SPIN_COUNT = "5000"
 
 
 def visible_gpus() -> int:
@@ -28,7 +31,9 @@ def engine_environment(offline: bool) -> dict[str, str]:
     """Environment of a zygote and its engines: one process, quiet, no usage statistics; `offline` without the hub.
 
     Large blocks of memory come in huge pages where the kernel lets a program ask for them: an engine's start and end
-    are mostly page faults on the CPU, and they cost half as much.
+    are mostly page faults on the CPU, and they cost half as much. What a step has used is kept for the next one, or
+    every step would pay for such pages again. OpenMP threads spin for a fraction of a millisecond when they wait:
+    libgomp's own 300,000 rounds make an engine many times slower where anything else runs on its cores.
     """
     environment = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -37,12 +42,11 @@ def engine_environment(offline: bool) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         # OpenBLAS starts its threads when NumPy is imported, and a zygote must have none (torch does not use it).
         "OPENBLAS_NUM_THREADS": "1",
-        # OpenMP threads that wait by spinning starve each other where anything else runs on their cores, which was seen
-        # to make an engine ten times slower. Sleeping ones cost next to nothing.
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         "THP_MEM_ALLOC_ENABLE": os.environ.get("THP_MEM_ALLOC_ENABLE", "1"),  # torch's allocator
-        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),  # oneDNN's
+        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", MALLOC),  # oneDNN's
     }
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        environment["GOMP_SPINCOUNT"] = SPIN_COUNT
     return environment | ({"HF_HUB_OFFLINE": "1"} if offline else {})
 
 

@@ -4,9 +4,10 @@
 requests of 64 tokens at once, on all cores; from the first submit to the last result, tokenizing included. Contenders:
 
 - symoe: our engine, with the arguments, threads and environment that a pool gives it, through its engine host.
-- the same with one setting taken back. spinning: OpenMP threads wait busily (OMP_WAIT_POLICY=ACTIVE);
-  openmp_default: they spin for a moment, as they do where nothing is set; small_pages: no huge pages asked for by
-  either allocator; block_128: vLLM's blocks of 128 tokens; one_thread; unpatched: vLLM's code as it is.
+- the same with one setting taken back. spinning: OpenMP threads spin as long as libgomp has them (300,000 rounds);
+  sleeping: not at all; small_pages: no huge pages asked for by either allocator; giving_back: memory that a step has
+  used goes back to the system after it; block_128: vLLM's blocks of 128 tokens; one_thread; unpatched: vLLM's code as
+  it is.
 - default_vllm: `vllm.LLM` with its defaults, which compile, in processes of its own; default_vllm_eager: the same with
   `enforce_eager=True`, as ours. Timed in its own process, so without the way there and back that ours has.
 - symoe_beside, spinning_beside: two of the above while another process keeps one core busy.
@@ -80,12 +81,13 @@ class Ours:
     beside: bool = False
 
 
-SPINNING = {"OMP_WAIT_POLICY": "ACTIVE"}
+SPINNING = {"GOMP_SPINCOUNT": "300000"}
 OURS = {
     "symoe": Ours(),
     "spinning": Ours(environment=SPINNING),
-    "openmp_default": Ours(environment={"OMP_WAIT_POLICY": ""}),
+    "sleeping": Ours(environment={"GOMP_SPINCOUNT": "0"}),
     "small_pages": Ours(environment={"THP_MEM_ALLOC_ENABLE": "0", "GLIBC_TUNABLES": ""}),
+    "giving_back": Ours(environment={"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}),
     "block_128": Ours(settings=EngineSettings(block_size=128)),
     "one_thread": Ours(settings=EngineSettings(threads=1)),
     "unpatched": Ours(patched=False),

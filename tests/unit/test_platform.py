@@ -7,7 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from actors.platform import cores_of, cpu_kv_bytes, engine_args, engine_environment, visible_gpus
+from actors.platform import (
+    MALLOC,
+    SPIN_COUNT,
+    cores_of,
+    cpu_kv_bytes,
+    engine_args,
+    engine_environment,
+    visible_gpus,
+)
 from symoe_ray.core import ExpertSpec
 from symoe_ray.settings import EngineSettings
 
@@ -138,10 +146,20 @@ class TestEnvironment:
         monkeypatch.setenv("VLLM_LOGGING_LEVEL", "DEBUG")
         assert engine_environment(offline=False)["VLLM_LOGGING_LEVEL"] == "DEBUG"
 
+    @pytest.mark.parametrize("theirs", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
+    def test_threads_spin_for_a_moment_unless_the_caller_says_how_they_wait(
+        self, theirs: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+            monkeypatch.delenv(name, raising=False)
+        assert engine_environment(offline=True)["GOMP_SPINCOUNT"] == SPIN_COUNT
+        monkeypatch.setenv(theirs, "PASSIVE")
+        assert "GOMP_SPINCOUNT" not in engine_environment(offline=True)
+
     def test_memory_comes_in_huge_pages_unless_the_caller_says_otherwise(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name, ours, theirs in (
             ("THP_MEM_ALLOC_ENABLE", "1", "0"),
-            ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1", "glibc.malloc.arena_max=2"),
+            ("GLIBC_TUNABLES", MALLOC, "glibc.malloc.arena_max=2"),
         ):
             monkeypatch.delenv(name, raising=False)
             assert engine_environment(offline=True)[name] == ours
