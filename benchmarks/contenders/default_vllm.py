@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 
-from benchmarks.contenders.peers import Mark, read_job, write_mark
+from benchmarks.contenders.peers import answered, read_job, write_mark
 
 
 def main() -> None:
@@ -17,17 +17,10 @@ def main() -> None:
     started = time.time()
     job = read_job(sys.argv[1])
     (task,) = job.tasks
-    from vllm import LLM, SamplingParams
+    from vllm import LLM
 
     llm = LLM(model=task.model, **job.engine_args)
-    sampling = SamplingParams(temperature=0, max_tokens=task.max_tokens)
-    outputs = llm.chat([list(c) for c in task.conversations], sampling, use_tqdm=False)
-    mark = Mark(
-        started=started, finished=time.time(),
-        prompt_tokens=sum(len(o.prompt_token_ids or ()) for o in outputs),
-        completion_tokens=sum(len(o.outputs[0].token_ids) for o in outputs),
-    )  # fmt: skip
-    write_mark(sys.argv[2], mark)
+    write_mark(sys.argv[2], answered(llm, task, started))
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ import sys
 import time
 from typing import Any
 
-from benchmarks.contenders.peers import Mark, read_job, write_mark
+from benchmarks.contenders.peers import answered, read_job, write_mark
 
 
 def main() -> None:
     """Do the tasks; each mark begins with the end of the engine before."""
     job = read_job(sys.argv[1])
-    from vllm import LLM, SamplingParams
+    from vllm import LLM
 
     llm: Any = None
     for task in job.tasks:
@@ -28,14 +28,7 @@ def main() -> None:
             del llm
             gc.collect()
         llm = LLM(model=task.model, **job.engine_args)
-        sampling = SamplingParams(temperature=0, max_tokens=task.max_tokens)
-        outputs = llm.chat([list(c) for c in task.conversations], sampling, use_tqdm=False)
-        mark = Mark(
-            started=started, finished=time.time(),
-            prompt_tokens=sum(len(o.prompt_token_ids or ()) for o in outputs),
-            completion_tokens=sum(len(o.outputs[0].token_ids) for o in outputs),
-        )  # fmt: skip
-        write_mark(sys.argv[2], mark)
+        write_mark(sys.argv[2], answered(llm, task, started))
 
 
 def _tear_down(llm: Any) -> None:

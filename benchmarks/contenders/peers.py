@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 1800.0
@@ -133,6 +134,19 @@ def read_job(path: str) -> Job:
     job = json.loads(Path(path).read_text())
     tasks: Sequence[dict[str, object]] = job["tasks"]
     return Job(tasks=tuple(Task(**task) for task in tasks), engine_args=job["engine_args"])  # type: ignore[arg-type]
+
+
+def answered(llm: Any, task: Task, started: float) -> Mark:
+    """Have a `vllm.LLM` answer a task greedily; its mark ends with the last result."""
+    from vllm import SamplingParams
+
+    sampling = SamplingParams(temperature=0, max_tokens=task.max_tokens)
+    outputs = llm.chat([list(c) for c in task.conversations], sampling, use_tqdm=False)
+    return Mark(
+        started=started, finished=time.time(),
+        prompt_tokens=sum(len(o.prompt_token_ids or ()) for o in outputs),
+        completion_tokens=sum(len(o.outputs[0].token_ids) for o in outputs),
+    )  # fmt: skip
 
 
 def write_mark(path: str, mark: Mark) -> None:

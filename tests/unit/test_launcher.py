@@ -205,13 +205,13 @@ class TestDeath:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "lingering_engine.py").write_text(
-            "import os, socket, sys, time\n"
+            "import os, signal, socket, sys\n"
             "from actors.protocol import Ready, receive, send\n"
             "with socket.socket(fileno=int(sys.argv[1])) as sock:\n"
             "    receive(sock)\n"
             "    send(sock, Ready(pid=os.getpid(), seconds=0.0, max_num_seqs=1, max_model_len=9, modules=[]))\n"
             "    receive(sock)\n"
-            "time.sleep(600)\n"
+            "signal.pause()\n"
         )
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
         monkeypatch.setattr(engine_link, "END_TIMEOUT_S", 0.3)
