@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
+from pipelines.signals import DONE, MISSING, Signals
+from symoe_ray.config import load
 from symoe_ray.findings import Finding
 
-OK, MISSING = 0, 4
+
+def add_command(commands: Any) -> None:
+    """Add `doctor` to the parser's commands."""
+    parser = commands.add_parser("doctor", help="what is here, and whether each expert fits")
+    parser.add_argument("--json", action="store_true", help="machine-readable standard output")
+    parser.set_defaults(function=_run)
+
+
+def _run(options: argparse.Namespace, overrides: list[str], _: Signals) -> int:
+    from actors.inspection import inspect_machine
+
+    return doctor(inspect_machine(load(overrides)), as_json=options.json)
 
 
 def doctor(findings: Sequence[Finding], *, as_json: bool) -> int:
@@ -22,4 +37,4 @@ def doctor(findings: Sequence[Finding], *, as_json: bool) -> int:
             print(f"{'ok  ' if finding.fine else 'FAIL'} {finding.what:<{width}}  {finding.value}")
             if finding.advice:
                 print(f"     {'':<{width}}  -> {finding.advice}")
-    return OK if fine else MISSING
+    return DONE if fine else MISSING

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pipelines.opening import sizes_of
+from pipelines.run import run_uri
+from pipelines.signals import DONE, MISSING, Signals
+from symoe_ray.config import load
 from symoe_ray.core import InputError
 from symoe_ray.engine_costs import learned
 from symoe_ray.planning import CAPACITY, Machine, ModelSize, RunPlan, Seen, plan_of, prior
@@ -17,7 +22,22 @@ from symoe_ray.storage import Storage
 from symoe_ray.tasks import load_task
 
 GIB = 1 << 30
-OK, MISSING = 0, 4
+
+
+def add_command(commands: Any) -> None:
+    """Add `plan` to the parser's commands."""
+    parser = commands.add_parser("plan", help="what would be loaded where and when, and how long; spends nothing")
+    parser.add_argument("--run", metavar="NAME_OR_PATH", help="an earlier run, whose measured speeds are used")
+    parser.add_argument("--limit", type=int, metavar="N", help="at most N questions of each split")
+    parser.add_argument("--json", action="store_true", help="machine-readable standard output")
+    parser.set_defaults(function=_run)
+
+
+def _run(options: argparse.Namespace, overrides: list[str], _: Signals) -> int:
+    settings = load(overrides if options.limit is None else [*overrides, f"limit={options.limit}"])
+    sizes, machine = sizes_of(settings)
+    run = Storage(run_uri(settings, options.run)) if options.run else None
+    return plan(settings, sizes, machine, run, as_json=options.json)
 
 
 def plan(
@@ -31,7 +51,7 @@ def plan(
         print(json.dumps(as_object(made, note)))
     else:
         print(as_text(made, note))
-    return OK if all(e.fits for e in made.engines) else MISSING
+    return DONE if all(e.fits for e in made.engines) else MISSING
 
 
 def question_counts(settings: Settings) -> tuple[int, int, str]:
@@ -117,8 +137,8 @@ def as_text(made: RunPlan, note: str) -> str:
     lines += ["", "loads (second of the stage: experts); an engine that a stage finds on a slot is not loaded again"]
     for stage in made.stages:
         by_slot: dict[str, list[str]] = defaultdict(list)
-        for load in stage.loads:
-            by_slot[load.slot].append(f"{load.at_s:.0f}: {'+'.join(load.experts)}")
+        for start in stage.loads:
+            by_slot[start.slot].append(f"{start.at_s:.0f}: {'+'.join(start.experts)}")
         lines += [f"  {stage.stage:<19}{slot:<9}{', '.join(own)}" for slot, own in sorted(by_slot.items(), key=_number)]
     lines += ["", f"{'engine of':<32}{'weights GiB':>12}{'KV GiB':>9}  fits"]
     for engine in made.engines:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -11,14 +13,37 @@ from pipelines.evaluate import read_events
 from pipelines.methods import SeedTables, read_seed
 from pipelines.profile import read_profiles
 from pipelines.questions import read_questions
+from pipelines.run import CONFIG, run_uri, settings_of
+from pipelines.signals import DONE, Signals
+from symoe_ray.config import load
 from symoe_ray.core import InputError, Question
 from symoe_ray.report import AggregatorRow, QuestionRow, ReportData, render
 from symoe_ray.requests import seat_samples
+from symoe_ray.results import accuracy_table
 from symoe_ray.routing import COUNTED
 from symoe_ray.settings import Settings
 from symoe_ray.storage import Storage
 
 QUESTIONS_SHOWN = 500
+
+
+def add_command(commands: Any) -> None:
+    """Add `report` to the parser's commands."""
+    parser = commands.add_parser("report", help="write a run's report.html again, generating nothing")
+    parser.add_argument("run", metavar="RUN", help="name or path of the run")
+    parser.add_argument("--json", action="store_true", help="machine-readable standard output")
+    parser.set_defaults(function=_run)
+
+
+def _run(options: argparse.Namespace, overrides: list[str], _: Signals) -> int:
+    storage = Storage(run_uri(load(overrides), options.run))
+    settings = settings_of(storage)
+    if settings is None:
+        raise InputError(f"there is no run at {storage.uri} (no {CONFIG})")
+    path = write_report(storage, settings)
+    results = storage.read_json("results.json")
+    print(json.dumps({"report": path}) if options.json else f"{accuracy_table(results)}\n\nreport: {path}")
+    return DONE
 
 
 def write_report(storage: Storage, settings: Settings) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import cli, questions
+from pipelines import cli, questions, signals, stage_commands
 from symoe_ray.config import load
 
 GOOD = [{"id": "v1", "question": "What is 2+2?", "gold_answer": "4"}]
@@ -30,7 +30,7 @@ class Said:
     out: str
     err: str
 
-    def refusal(self, code: int = cli.USAGE) -> str:
+    def refusal(self, code: int = signals.USAGE) -> str:
         """The one message of a command that was refused."""
         assert self.code == code
         assert self.out == ""
@@ -228,14 +228,14 @@ class TestSettings:
     @pytest.mark.parametrize("wrong", [("--limit", "x"), ("--limit", ""), ("--limt", "3"), ("seed",), ("--run",)])
     def test_wrong_usage_names_the_argument(self, wrong: tuple[str, ...], symoe: Command) -> None:
         said = symoe("run", *wrong)
-        assert (said.code, said.out) == (cli.USAGE, "")
+        assert (said.code, said.out) == (signals.USAGE, "")
         assert said.err.startswith("usage: symoe")
         assert wrong[0] in said.err.splitlines()[-1]
         assert "Traceback" not in said.err
 
     @pytest.mark.parametrize("arguments", [(), ("runn",)])
     def test_no_or_an_unknown_command_is_wrong_usage(self, arguments: tuple[str, ...], symoe: Command) -> None:
-        assert symoe(*arguments).code == cli.USAGE
+        assert symoe(*arguments).code == signals.USAGE
 
     def test_a_limit_below_nothing_is_refused(self, symoe: Command) -> None:
         assert "limit is -1" in symoe("run", "--limit", "-1").refusal()
@@ -272,7 +272,7 @@ class TestRuns:
         given = ("run", *settings, "engine.kind=fake", "max_tokens=9", "--run", "./here")
         said = symoe(*given)
         first, *lines = said.err.splitlines()
-        assert (said.code, said.out) == (cli.USAGE, "")
+        assert (said.code, said.out) == (signals.USAGE, "")
         here = Path("here").resolve()
         assert f"run {here} was generated with other settings; use another --run, or --restart to delete it" in first
         assert lines == ["  max_tokens: 0 -> 9"]
@@ -286,14 +286,14 @@ class TestRuns:
 
     def test_a_name_may_hold_an_equals_sign(self, symoe: Command) -> None:
         said = symoe("run", *files(), "--dry-run", "--run", "seed=1")
-        assert (said.code, said.out.splitlines()[0].split(":")[0]) == (cli.DONE, "run runs/seed=1")
+        assert (said.code, said.out.splitlines()[0].split(":")[0]) == (signals.DONE, "run runs/seed=1")
 
     def test_a_run_in_other_hands_is_exit_code_4(self, symoe: Command) -> None:
         Path("here").mkdir()
         with Path("here/.lock").open("w") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
             said = symoe("run", "engine.kind=fake", *files(), "--run", "./here")
-        assert said.refusal(cli.MISSING) == f"run {Path('here').resolve()} is being worked on by another process"
+        assert said.refusal(signals.MISSING) == f"run {Path('here').resolve()} is being worked on by another process"
 
     def test_a_single_stage_takes_the_settings_of_its_run_with_those_given_on_top(self, symoe: Command) -> None:
         given = (*files(), "engine.kind=fake")
@@ -337,7 +337,7 @@ class TestRuns:
 class TestNothingIsSpent:
     def test_print_config_is_yaml_that_loads_to_the_same_settings(self, symoe: Command) -> None:
         said = symoe("run", "k=2", "seeds=[1,2]", "engine.kind=fake", "--limit", "7", "--print-config")
-        assert (said.code, said.err) == (cli.DONE, "")
+        assert (said.code, said.err) == (signals.DONE, "")
         Path("saved.yaml").write_text(said.out)
         settings = load(base=Path("saved.yaml"))
         assert settings == load(["k=2", "seeds=[1,2]", "engine.kind=fake", "limit=7"])
@@ -348,13 +348,13 @@ class TestNothingIsSpent:
         settings = files(test=[*TEST, {"question": "What  is 2+2?", "gold_answer": "4"}, {"question": "9+9?"}])
         before = sorted(Path().iterdir())
         said = symoe("run", *settings, "seeds=[3,4]", "--dry-run", "--run", "mine")
-        assert (said.code, said.err) == (cli.DONE, "")
+        assert (said.code, said.err) == (signals.DONE, "")
         lines = said.out.splitlines()
         assert lines[0].startswith("warning: 1 of 3 test questions share their text with a validation question")
         assert lines[1] == "warning: 1 of 3 test questions have no gold answer and are not graded"
         assert lines[2] == "run runs/mine: 1 validation and 3 test questions"
         assert lines[3].startswith("experts: SmolLM2, ")
-        assert lines[4] == f"stages: {', '.join(cli.STAGES)}; k=3, seeds 3, 4"
+        assert lines[4] == f"stages: {', '.join(stage_commands.STAGES)}; k=3, seeds 3, 4"
         assert sorted(Path().iterdir()) == before
 
     def test_dry_run_of_a_stage_names_it_alone_and_limits(self, symoe: Command) -> None:
@@ -364,7 +364,7 @@ class TestNothingIsSpent:
 
     def test_beside_json_the_words_go_to_standard_error(self, symoe: Command) -> None:
         said = symoe("run", *files(), "--dry-run", "--json")
-        assert (said.code, said.out) == (cli.DONE, "")
+        assert (said.code, said.out) == (signals.DONE, "")
         assert "1 validation and 1 test questions" in said.err
 
 
@@ -387,7 +387,7 @@ class TestExitCodes:
         return str(json.loads(Path("here/status.json").read_text())["state"])
 
     def test_an_unexpected_error_is_one_line_and_a_log(self, ending: Callable[[BaseException], Said]) -> None:
-        message = ending(RuntimeError("first line\nthe last line")).refusal(cli.FAILED)
+        message = ending(RuntimeError("first line\nthe last line")).refusal(signals.FAILED)
         assert message.startswith("RuntimeError: the last line (details: ")
         log = Path(message.split("details: ")[1].rstrip(")"))
         assert "Traceback" in log.read_text()
@@ -395,14 +395,30 @@ class TestExitCodes:
         assert self.state() == "failed"
 
     def test_an_error_without_words_is_still_named(self, ending: Callable[[BaseException], Said]) -> None:
-        assert ending(ValueError()).refusal(cli.FAILED).startswith("ValueError: ")
+        assert ending(ValueError()).refusal(signals.FAILED).startswith("ValueError: ")
 
     def test_an_interrupt_is_130(self, ending: Callable[[BaseException], Said]) -> None:
-        assert "goes on where it stopped" in ending(KeyboardInterrupt()).refusal(cli.INTERRUPTED)
+        assert "goes on where it stopped" in ending(KeyboardInterrupt()).refusal(signals.INTERRUPTED)
         assert self.state() == "interrupted"
 
     def test_a_termination_is_143(self, ending: Callable[[BaseException], Said]) -> None:
-        assert "goes on where it stopped" in ending(cli.Terminated()).refusal(cli.TERMINATED)
+        assert "goes on where it stopped" in ending(signals.Terminated()).refusal(signals.TERMINATED)
+        assert self.state() == "interrupted"
+
+    @pytest.mark.parametrize(
+        ("number", "code"), [(signal.SIGINT, signals.INTERRUPTED), (signal.SIGTERM, signals.TERMINATED)]
+    )
+    def test_a_signal_that_a_call_turned_into_its_own_error_is_still_a_signal(
+        self, number: int, code: int, symoe: Command, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def wait(_: object) -> None:
+            try:
+                signal.raise_signal(number)
+            except BaseException:
+                raise SystemError("a result with an exception set") from None  # what Cython makes of it in ray.wait
+
+        monkeypatch.setattr(questions, "run_stage", wait)
+        assert "goes on where it stopped" in symoe("run", "engine.kind=fake", "--run", "./here").refusal(code)
         assert self.state() == "interrupted"
 
     @pytest.mark.parametrize(("failed", "code"), [(0, 0), (1, 0), (2, 3)])
@@ -411,8 +427,8 @@ class TestExitCodes:
     ) -> None:
         failures = {"skills": min(failed, 1), "profiles": 0, "drafts": max(failed - 1, 0), "answers": 0}
         results = {"symoe": {"failures": failures, "grading": {"failed": 0}, "methods": {}}}
-        monkeypatch.setitem(cli.STAGES, "evaluate", lambda _: results)
-        monkeypatch.setattr(cli, "write_report", lambda *_: "report.html")
+        monkeypatch.setitem(stage_commands.STAGES, "evaluate", lambda _: results)
+        monkeypatch.setattr(stage_commands, "write_report", lambda *_: "report.html")
         said = symoe("evaluate", *files(), "engine.kind=fake", "max_failures=1", "--run", "./here", "--json")
         assert said.code == code
         assert json.loads(said.out) == results

@@ -1,0 +1,121 @@
+"""`symoe run` and each of its stages as a command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from pipelines import (
+    aggregate,
+    annotate,
+    answer,
+    bench_aggregators,
+    evaluate,
+    profile,
+    questions,
+    recruit,
+)  # fmt: skip
+from pipelines.opening import opened
+from pipelines.progress import Display
+from pipelines.report import write_report
+from pipelines.run import Run, run_uri, settings_of
+from pipelines.signals import DONE, TOO_MANY_FAILURES, Signals
+from symoe_ray.config import load, to_yaml
+from symoe_ray.results import accuracy_table
+from symoe_ray.settings import Settings
+from symoe_ray.storage import Storage
+
+STAGES: dict[str, Callable[[Run], Any]] = {
+    "annotate": annotate.run_stage,
+    "profile": profile.run_stage,
+    "bench-aggregators": bench_aggregators.run_stage,
+    "recruit": recruit.run_stage,
+    "answer": answer.run_stage,
+    "aggregate": aggregate.run_stage,
+    "evaluate": evaluate.run_stage,
+}
+
+
+def add_commands(commands: Any) -> None:
+    """Add `run` and the stages to the parser's commands."""
+    _add(commands, "run", "all stages, resuming what is there")
+    for name in STAGES:
+        _add(commands, name, f"the stage {name} alone")
+
+
+def _add(commands: Any, name: str, what: str) -> None:
+    parser = commands.add_parser(name, help=what)
+    parser.add_argument("--run", metavar="NAME_OR_PATH", help="where the run lies (default: <task>-<pool>)")
+    parser.add_argument("--limit", type=int, metavar="N", help="at most N questions of each split")
+    parser.add_argument(
+        "--json", action="store_true", help="results as JSON on standard output, progress on standard error"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check settings and data, say what would run, run nothing"
+    )
+    parser.add_argument("--print-config", action="store_true", help="print the settings as YAML and stop")
+    parser.add_argument("--restart", action="store_true", help="delete what the run has and start over")
+    parser.add_argument("--retry-failed", action="store_true", help="generate failed rows again")
+    parser.set_defaults(function=run_stages)
+
+
+def run_stages(options: argparse.Namespace, overrides: list[str], signals: Signals) -> int:
+    """All stages or the one that the command names; the exit code."""
+    if options.limit is not None:
+        overrides = [*overrides, f"limit={options.limit}"]
+    settings = _settings(options, overrides)
+    if options.print_config:
+        print(to_yaml(settings), end="")
+        return DONE
+    display = Display(sys.stderr if options.json else sys.stdout)
+    uri = run_uri(settings, options.run or f"{settings.task.name}-{settings.pool.name}")
+    wanted = list(STAGES) if options.command == "run" else [options.command]
+    if options.dry_run:
+        return _dry_run(settings, uri, wanted, display)
+    with opened(settings, uri, display, signals, restart=options.restart, retry_failed=options.retry_failed) as run:
+        questions.run_stage(run)
+        made: Any = None
+        for name in wanted:
+            run.say(f"== {name}")
+            made = STAGES[name](run)
+            display.end_stage()
+        if wanted[-1] == "evaluate":
+            return _finish(run, made, options.json, display)
+        run.set_status("finished", stage=wanted[-1])
+        return DONE
+
+
+def _settings(options: argparse.Namespace, overrides: list[str]) -> Settings:
+    """`run` takes the settings given; a single stage takes those of its run, with the given ones on top."""
+    if options.command == "run" or options.run is None:
+        return load(overrides)
+    uri = run_uri(load([o for o in overrides if o.startswith("output_dir=")]), options.run)
+    return settings_of(Storage(uri), overrides) or load(overrides)
+
+
+def _finish(run: Run, results: dict[str, Any], as_json: bool, display: Display) -> int:
+    report = write_report(run.storage, run.settings)
+    failed = evaluate.failed_rows(results)
+    run.set_status("finished", failed=failed)
+    if as_json:
+        print(json.dumps(results))
+    else:
+        display.say("\n" + accuracy_table(results))
+        display.say(f"\nresults: {run.storage.path('results.json')}\nreport:  {report}")
+    if failed > run.settings.max_failures:
+        print(f"symoe: {failed} failed rows, max_failures is {run.settings.max_failures}", file=sys.stderr)
+        return TOO_MANY_FAILURES
+    return DONE
+
+
+def _dry_run(settings: Settings, uri: str, wanted: list[str], display: Display) -> int:
+    data = questions.load_questions(settings)
+    for warning in data.warnings:
+        display.say(f"warning: {warning}")
+    display.say(f"run {uri}: {len(data.validation)} validation and {len(data.test)} test questions")
+    display.say(f"experts: {', '.join(e.name for e in settings.pool.experts)}; annotator {settings.annotator_name}")
+    display.say(f"stages: {', '.join(wanted)}; k={settings.k}, seeds {', '.join(map(str, settings.all_seeds))}")
+    return DONE
