@@ -40,8 +40,10 @@ def engine_environment(offline: bool) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
         "TOKENIZERS_PARALLELISM": "false",
-        # OpenBLAS starts its threads when NumPy is imported, and a zygote must have none (torch does not use it).
+        # A zygote must have no threads: OpenBLAS starts its own when NumPy is imported (torch does not use it), jemalloc
+        # one when pyarrow is (transformers imports it where scikit-learn is installed).
         "OPENBLAS_NUM_THREADS": "1",
+        "JE_ARROW_MALLOC_CONF": "background_thread:false",
         "THP_MEM_ALLOC_ENABLE": os.environ.get("THP_MEM_ALLOC_ENABLE", "1"),  # torch's allocator
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", MALLOC),  # oneDNN's
     }

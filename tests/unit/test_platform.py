@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -145,6 +147,13 @@ class TestEnvironment:
         assert environment["VLLM_LOGGING_LEVEL"] == "WARNING"
         monkeypatch.setenv("VLLM_LOGGING_LEVEL", "DEBUG")
         assert engine_environment(offline=False)["VLLM_LOGGING_LEVEL"] == "DEBUG"
+
+    @pytest.mark.parametrize("library", ["numpy", "pyarrow", "scipy.linalg"])
+    def test_libraries_start_no_threads_when_they_are_imported(self, library: str) -> None:
+        code = f"import os, {library}; print(len(os.listdir('/proc/self/task')))"
+        environment = {**os.environ, **engine_environment(offline=True)}
+        counted = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+        assert int(counted.stdout) == 1
 
     @pytest.mark.parametrize("theirs", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
     def test_threads_spin_for_a_moment_unless_the_caller_says_how_they_wait(
