@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import statistics
 import sys
 import time
@@ -63,7 +62,6 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", default=["all"], choices=("none", "all", *PEERS))
     parser.add_argument("--repeats", type=int, default=3, help="of ours and the ideal; peers run once")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # peers end with us
     peers = PEERS if "all" in options.peers else [p for p in options.peers if p != "none"]
     table = sys.stderr if options.json else sys.stdout
     results = {}

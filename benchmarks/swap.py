@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -42,7 +41,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9, help="swaps of each tier that count")
     parser.add_argument("--peers", nargs="+", default=["all"], choices=("none", "all", *PEERS))
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # peers end with us
     peers = PEERS if "all" in options.peers else [p for p in options.peers if p != "none"]
     table = sys.stderr if options.json else sys.stdout
     experts = [expert_of(variant, max_tokens=1) for variant in SWAP]

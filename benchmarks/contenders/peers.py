@@ -98,6 +98,7 @@ def _run(name: str, job: Job, environment: Mapping[str, str], folder: Path) -> t
     order, marks, log = folder / "job.json", folder / "marks.jsonl", folder / "log.txt"
     order.write_text(json.dumps(asdict(job)))
     command = [sys.executable, "-m", f"benchmarks.contenders.{name}", str(order), str(marks)]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends with us; ray.init puts up a handler of its own
     started = time.time()
     with log.open("wb") as output:
         process = subprocess.Popen(
