@@ -13,10 +13,12 @@ import pyarrow.compute as pc
 
 from pipelines.run import Run
 from symoe_ray.ledger import Chunk, Commits, missing_chunks
+from symoe_ray.length_estimates import expected_tokens
 from symoe_ray.storage import Storage
 from symoe_ray.tables import REQUESTS, table_of
 
 SHARD_ROWS = 512
+LIKE = {"answer": "profile", "aggregate": "bench-aggregators"}  # stage -> an earlier one with prompts of its kind
 
 Rows = list[dict[str, Any]]
 BuildRequests = Callable[[Storage, Rows], Iterable[dict[str, Any]]]
@@ -98,13 +100,12 @@ def _on_batch(uri: str, function: Collect, schema: pa.Schema, batch: pa.Table) -
 
 
 def _missing(run: Run, stage: str, files: dict[str, list[str]], chunk_rows: int) -> list[Chunk]:
-    estimate = _estimates(run)
+    commits = Commits(run.storage)
+    estimate = expected_tokens(
+        run.settings.pool.experts, [commits.parts(name) for name in (stage, LIKE.get(stage, "")) if name]
+    )
     return list(
         missing_chunks(
             run.storage, stage, files, chunk_rows=chunk_rows, estimate=estimate, retry_failed=run.retry_failed
         )
     )
-
-
-def _estimates(run: Run) -> dict[str, int]:
-    return {e.name: max(1, e.sampling.max_tokens // 2) for e in run.settings.pool.experts}
