@@ -14,7 +14,7 @@ from symoe_ray.core import ExpertSpec
 from symoe_ray.engine_costs import EngineCost, prior_cost
 from symoe_ray.settings import Settings
 from symoe_ray.simulated_engine import Cohort
-from symoe_ray.simulation import Outcome, SimulatedGroup, simulate
+from symoe_ray.simulation import Outcome, SimulatedGroup, Span, simulate
 from symoe_ray.stage_sizes import stage_requests
 
 SIGMA = 0.6
@@ -70,8 +70,21 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedSpan:
+    """What a slot does from `begin_s` to `end_s` of its stage: `event` is load or generate, for these experts."""
+
+    slot: str
+    event: str
+    experts: tuple[str, ...]
+    begin_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StagePlan:
-    """One stage: requests and samples, estimated output tokens, seconds, and its loads in order of time."""
+    """One stage: requests and samples, estimated output tokens, seconds, its loads in order of time, and all that its
+    slots do, slot by slot.
+    """
 
     stage: str
     requests: int
@@ -79,6 +92,7 @@ class StagePlan:
     tokens: int
     seconds: float
     loads: tuple[Load, ...]
+    spans: tuple[PlannedSpan, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,7 +239,28 @@ def _stage_plan(settings: Settings, stage: str, counts: Mapping[str, tuple[int, 
         stage=stage, requests=sum(r for r, _ in counts.values()), samples=outcome.rows, tokens=outcome.tokens,
         seconds=outcome.makespan_s,
         loads=tuple(Load(slot=s.slot, at_s=s.begin_s, experts=tuple(served.get(s.key, [s.key]))) for s in loads),
+        spans=tuple(
+            PlannedSpan(slot=s.slot, event=s.kind, experts=tuple(served.get(s.key, [s.key])), begin_s=s.begin_s,
+                        end_s=s.end_s)
+            for s in _merged(outcome.spans)
+        ),
     )  # fmt: skip
+
+
+def _merged(spans: Sequence[Span]) -> list[Span]:
+    """Slot by slot in order of time; where an engine goes on generating after it ran empty, one span for both."""
+    merged: list[Span] = []
+    for span in sorted(spans, key=lambda s: (s.slot, s.kind, s.begin_s)):
+        before = merged[-1] if merged else None
+        if before and span.kind == "generate" and _goes_on(before, span):
+            merged[-1] = replace(before, end_s=span.end_s)
+        else:
+            merged.append(span)
+    return sorted(merged, key=lambda s: (s.slot, s.begin_s, s.kind))
+
+
+def _goes_on(before: Span, span: Span) -> bool:
+    return (before.slot, before.kind, before.key, before.end_s) == (span.slot, span.kind, span.key, span.begin_s)
 
 
 def _engines(settings: Settings, sizes: Mapping[str, ModelSize], machine: Machine) -> tuple[EnginePlan, ...]:

@@ -55,15 +55,24 @@ def hosts_wanted(groups: Iterable[GroupView], costs: Costs, *, slots: int, capac
 
     Bisects the makespan: one is possible if every group can end within it, and the slot-seconds that their hosts take,
     each with its own tail, fit into all slots after a first load. Slots that this leaves over are spread.
+
+    Which group's longest row decides is a guess. So with more slots than groups those that want several hosts, or whose
+    longest row alone takes more than half of the makespan, share all slots by their work; the others fill in later.
     """
     works = {g.key: work_of(g, costs, capacity) for g in groups if g.rows}
     if not works:
         return {}
-    best = _level(works, slots)
-    return _spread(works, best, slots) if sum(best.values()) < slots else best
+    best, makespan_s = _level(works, slots)
+    if sum(best.values()) < slots:
+        return _spread(works, best, slots)
+    large = {key: w for key, w in works.items() if best[key] > 1 or w.cost.step_s * w.longest > makespan_s / 2}
+    if large and slots > len(works):
+        return best | _spread(large, dict.fromkeys(large, 1), slots)
+    return best
 
 
-def _level(works: Mapping[str, Work], slots: int) -> dict[str, int]:
+def _level(works: Mapping[str, Work], slots: int) -> tuple[dict[str, int], float]:
+    """The fewest hosts with which all end within the least makespan, and that makespan."""
     first_load = min(w.cost.load_s for w in works.values())
     low, high = 0.0, sum(w.cost.load_s + w.on(1) for w in works.values())
     best = dict.fromkeys(works, 1)
@@ -74,7 +83,7 @@ def _level(works: Mapping[str, Work], slots: int) -> dict[str, int]:
             best, high = wanted, middle
         else:
             low = middle
-    return best
+    return best, high
 
 
 def _fits(works: Mapping[str, Work], wanted: Mapping[str, int], slots: int, seconds: float) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,23 @@ from symoe_ray.storage import Storage
 
 SIZE = ModelSize(weight_bytes=270_000_000, kv_bytes_per_token=23_040)
 CPU = Machine(slots=2, room_bytes=8 << 30)
+# Three experts on two engines: Ann and AnnGreedy differ in their sampling only.
+SMALL = """
+name: small
+annotator: Ann
+experts:
+  - {name: Ann, model: "package:a"}
+  - {name: AnnGreedy, model: "package:a", sampling: {temperature: 0.0}}
+  - {name: Bob, model: "package:b"}
+"""
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The choice of that pool on the command line."""
+    path = tmp_path_factory.mktemp("pool") / "small.yaml"
+    path.write_text(SMALL)
+    return f"pool={path}"
 
 
 def sizes(settings: Settings, size: ModelSize = SIZE) -> dict[str, ModelSize]:
@@ -27,17 +45,17 @@ def sizes(settings: Settings, size: ModelSize = SIZE) -> dict[str, ModelSize]:
 
 
 class TestStageSizes:
-    def test_stages_of_a_small_pool(self) -> None:
-        settings = load(["pool=demo", "baselines=off"])
+    def test_stages_of_a_small_pool(self, small: str) -> None:
+        settings = load([small, "baselines=off"])
         asked = dict(stage_requests(settings, validation=40, test=64))
-        assert asked["annotate"] == {"SmolLM2": (104, 520)}
-        assert asked["profile"] == dict.fromkeys(["SmolLM2", "SmolLM2Greedy", "Gemma3"], (40, 40))
+        assert asked["annotate"] == {"Ann": (104, 520)}
+        assert asked["profile"] == dict.fromkeys(["Ann", "AnnGreedy", "Bob"], (40, 40))
         assert sum(samples for _, samples in asked["answer"].values()) == pytest.approx(64 * 3, abs=3)
-        assert asked["aggregate"] == {"SmolLM2": (64, 64)}
+        assert asked["aggregate"] == {"Ann": (64, 64)}
 
-    def test_the_expected_samples_agree_with_draws(self) -> None:
-        settings = load(["pool=demo", "baselines=all"])
-        requests, samples = dict(stage_requests(settings, validation=0, test=10_000))["answer"]["Gemma3"]
+    def test_the_expected_samples_agree_with_draws(self, small: str) -> None:
+        settings = load([small, "baselines=all"])
+        requests, samples = dict(stage_requests(settings, validation=0, test=10_000))["answer"]["Bob"]
         generator, drawn = random.Random(0), 0
         for _ in range(10_000):
             seats = [[generator.randrange(3) for _ in range(settings.k)] for _ in range(2)]
@@ -45,24 +63,36 @@ class TestStageSizes:
         assert requests == 10_000
         assert samples == pytest.approx(drawn, rel=0.03)
 
-    def test_borrowed_profiles_and_a_named_aggregator_save_stages(self) -> None:
-        settings = load(["pool=demo", "profiles=other", "aggregator=Gemma3", "seeds=[0,1]"])
+    def test_borrowed_profiles_and_a_named_aggregator_save_stages(self, small: str) -> None:
+        settings = load([small, "profiles=other", "aggregator=Bob", "seeds=[0,1]"])
         asked = dict(stage_requests(settings, validation=40, test=64))
-        assert asked["annotate"] == {"SmolLM2": (64, 320)}
+        assert asked["annotate"] == {"Ann": (64, 320)}
         assert asked["profile"] == asked["bench-aggregators"] == {}
-        assert set(asked["aggregate"]) == {"Gemma3"}
+        assert set(asked["aggregate"]) == {"Bob"}
 
 
 class TestPlan:
-    def test_experts_of_one_engine_share_its_load_and_stages_keep_what_is_there(self) -> None:
-        settings = load(["pool=demo"])
+    def test_experts_of_one_engine_share_its_load_and_stages_keep_what_is_there(self, small: str) -> None:
+        settings = load([small])
         made = plan_of(settings, validation=40, test=64, sizes=sizes(settings), machine=CPU)
         assert [s.stage for s in made.stages] == ["annotate", "profile", "bench-aggregators", "answer", "aggregate"]
-        assert [e.experts for e in made.engines] == [("SmolLM2", "SmolLM2Greedy"), ("Gemma3",)]
-        assert all(load.experts == ("SmolLM2",) for load in made.stages[0].loads)
-        assert {load.experts for load in made.stages[1].loads} == {("Gemma3",)}
+        assert [e.experts for e in made.engines] == [("Ann", "AnnGreedy"), ("Bob",)]
+        assert all(load.experts == ("Ann",) for load in made.stages[0].loads)
+        assert {load.experts for load in made.stages[1].loads} == {("Bob",)}
         assert made.seconds == pytest.approx(sum(s.seconds for s in made.stages))
         assert made.seconds > 0
+
+    def test_spans_say_what_every_slot_does_until_the_stage_ends(self, small: str) -> None:
+        settings = load([small])
+        made = plan_of(settings, validation=40, test=64, sizes=sizes(settings), machine=CPU)
+        for stage in made.stages:
+            assert max(span.end_s for span in stage.spans) == pytest.approx(stage.seconds)
+            assert [(s.slot, s.begin_s) for s in stage.spans] == sorted((s.slot, s.begin_s) for s in stage.spans)
+            assert sum(span.event == "load" for span in stage.spans) == len(stage.loads)
+            generating = [s for s in stage.spans if s.event == "generate"]
+            for one, other in pairwise(generating):
+                assert one.slot != other.slot or one.end_s <= other.begin_s
+                assert (one.slot, one.experts, one.end_s) != (other.slot, other.experts, other.begin_s), "two for one"
 
     def test_more_slots_are_faster_on_gpus(self) -> None:
         settings = load(["pool=paper16", "task=mmlu_pro"])
@@ -74,8 +104,8 @@ class TestPlan:
 
         assert seconds(4) < 0.5 * seconds(1)
 
-    def test_an_engine_that_does_not_fit_is_told(self) -> None:
-        settings = load(["pool=demo"])
+    def test_an_engine_that_does_not_fit_is_told(self, small: str) -> None:
+        settings = load([small])
         made = plan_of(
             settings, validation=4, test=4, sizes=sizes(settings), machine=Machine(slots=1, room_bytes=1 << 20)
         )
@@ -100,12 +130,12 @@ class TestCounts:
 
 
 def event(**values: Any) -> str:
-    return json.dumps({"attempt": 1, "slot": "slot-0", "stage": "answer", "expert": "Gemma3", **values}) + "\n"
+    return json.dumps({"attempt": 1, "slot": "slot-0", "stage": "answer", "expert": "Bob", **values}) + "\n"
 
 
 class TestSeen:
-    def test_speeds_and_lengths_come_from_the_events(self, tmp_path: Path) -> None:
-        storage, settings = Storage(str(tmp_path)), load(["pool=demo"])
+    def test_speeds_and_lengths_come_from_the_events(self, small: str, tmp_path: Path) -> None:
+        storage, settings = Storage(str(tmp_path)), load([small])
         storage.append_text(
             "events.jsonl",
             event(event="load", t=3.0, seconds=3.0)
@@ -113,18 +143,18 @@ class TestSeen:
             + event(event="generate", t=15.0, seconds=10.0, requests=8, completion_tokens=800),
         )
         seen = seen_in(storage, settings, sizes(settings), CPU)
-        assert set(seen) == {"Gemma3"}
-        assert seen["Gemma3"].tokens == {"answer": 100.0}
-        assert seen["Gemma3"].cost.load_s == 3.0
-        cost, batch = seen["Gemma3"].cost, 160 / 12
+        assert set(seen) == {"Bob"}
+        assert seen["Bob"].tokens == {"answer": 100.0}
+        assert seen["Bob"].cost.load_s == 3.0
+        cost, batch = seen["Bob"].cost, 160 / 12
         assert 1600 * (cost.step_s / batch + cost.sequence_s) == pytest.approx(12.0)
 
     def test_overlaps_on_a_slot_count_once(self) -> None:
         assert covered_s([(1, "a", 0.0, 10.0), (1, "a", 5.0, 12.0), (1, "b", 0.0, 1.0), (2, "a", 3.0, 4.0)]) == 14.0
 
-    def test_a_run_without_events_is_an_error(self, tmp_path: Path) -> None:
+    def test_a_run_without_events_is_an_error(self, small: str, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"events\.jsonl"):
-            seen_in(Storage(str(tmp_path)), load(["pool=demo"]), {}, CPU)
+            seen_in(Storage(str(tmp_path)), load([small]), {}, CPU)
 
 
 class TestCommand:
@@ -137,7 +167,7 @@ class TestCommand:
         made = json.loads(capsys.readouterr().out)
         assert made["slots"] == 2
         assert made["seconds"] > 0
-        assert {"stage", "requests", "samples", "tokens", "seconds", "loads"} == set(made["stages"][0])
+        assert {"stage", "requests", "samples", "tokens", "seconds", "loads", "spans"} == set(made["stages"][0])
         assert not (tmp_path / "runs").exists()
 
     def test_the_tables_name_stages_engines_and_guesses(

@@ -125,6 +125,18 @@ class TestHosts:
         groups = [group("long", rows=20, mean=5000, longest_tokens=20_000), *(group(f"g{i}") for i in range(8))]
         assert hosts_wanted(groups, COSTS, slots=2, capacity=256)["long"] == 1
 
+    def test_groups_with_long_tails_share_all_slots_by_their_work_whichever_has_the_longest_row(self) -> None:
+        """The wrong guess of one group's longest row leaves the other neither without hosts nor with too many."""
+        costs = Costs(by_key={}, default=replace(COST, sequence_s=0.001))
+        short = [group(f"short{i}", rows=300) for i in range(4)]
+        for longest in (14_000, 20_000, 26_000):
+            big = group("big", rows=1500, mean=5000, longest_tokens=longest)
+            small = group("small", rows=250, mean=5000, longest_tokens=20_000)
+            wanted = hosts_wanted([big, small, *short], costs, slots=64, capacity=100)
+            assert wanted["big"] + wanted["small"] in (63, 64)
+            assert wanted["big"] / wanted["small"] == pytest.approx(6, rel=0.15)
+            assert {wanted[g.key] for g in short} == {1}
+
     def test_every_slot_starts_and_all_rows_are_leased_at_once_where_there_are_slots_enough(self) -> None:
         groups = {g.key: g for g in [group("a", rows=40), group("b", rows=10)]}
         taken: Counter[str] = Counter()

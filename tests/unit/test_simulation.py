@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.schedule_causes import dealt, even_s
 from benchmarks.schedule_sim import experts_of, plan_ten_million
 from symoe_ray.bounds import lower_bound_s
 from symoe_ray.engine_costs import EngineCost
@@ -227,3 +228,27 @@ class TestBenchmark:
         planned = plan_ten_million()
         assert planned["leases"] < 200_000
         assert time.process_time() - started < 120  # a guard against work per row, which would take hours
+
+
+class TestCauses:
+    def test_an_even_deal_of_one_row_is_the_bound_and_of_equal_rows_a_share_for_each_host(self) -> None:
+        assert even_s([group("a", 1000)], 4) == pytest.approx(lower_bound_s([group("a", 1000)], 4))
+        assert even_s([group("a", 100, rows=40)], 2) == pytest.approx(10.0 + 0.01 * 100 + 0.0001 * 2000)
+
+    def test_an_even_deal_takes_fewer_hosts_where_a_tail_costs_more_than_it_saves(self) -> None:
+        """Two groups of one long row each and one slot for each: neither is split."""
+        groups = [group(key, 5000, 10) for key in "ab"]
+        assert even_s(groups, 2) == pytest.approx(10.0 + 0.01 * 5000 + 0.0001 * 5010)
+
+    def test_known_lengths_come_longest_first_and_guessed_ones_only_nearly(self) -> None:
+        groups = [group("a", *range(1, 301), capacity=64)]
+        known, guessed = (dealt(groups, 0, 1, correlation)[0].cohorts for correlation in (1.0, 0.5))
+        assert known == tuple((tokens, 1) for tokens in range(300, 0, -1))
+        assert sorted(guessed) == sorted(known)
+        assert guessed != known
+        assert sum(tokens for tokens, _ in guessed[:150]) > sum(tokens for tokens, _ in guessed[150:])
+
+    def test_what_starts_at_once_is_dealt_over_the_hosts(self) -> None:
+        rows = dealt([group("a", *range(1, 1001), capacity=500)], 0, 2, 1.0)[0].cohorts
+        assert rows[:2] == ((1000, 1), (998, 1))
+        assert rows[500:502] == ((999, 1), (997, 1))
