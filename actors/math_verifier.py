@@ -1,11 +1,13 @@
 """math-verify behind a port: in a process of its own that is killed when it takes too long.
 
-It uses signals, raises outside the main thread, and can hang on hostile input; none of that may reach a run.
+It uses signals, raises outside the main thread, and can hang or eat memory on hostile input ("9^{9^{9^9}}"); none of
+that may reach a run.
 """
 
 from __future__ import annotations
 
 import json
+import resource
 import select
 import subprocess
 import sys
@@ -14,19 +16,22 @@ from contextlib import suppress
 TIMEOUT_S = 5.0
 START_TIMEOUT_S = 60.0
 MAX_CHARACTERS = 300
+MEMORY_BYTES = 2 << 30
 
 
 class MathVerifier:
     """`verify(boxed content, gold)`: whether the content is mathematically the gold answer.
 
-    Picklable; the process starts at the first call. Content over `MAX_CHARACTERS`, a time-out and a crash are False.
+    Picklable; the process starts at the first call and may use `MEMORY_BYTES` of addresses. Content over
+    `MAX_CHARACTERS`, a time-out and a crash are False, and what has ended one process is not given to another.
     """
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
+        self._fatal: set[str] = set()
 
     def __call__(self, content: str, gold: str) -> bool:
-        if len(content) > MAX_CHARACTERS:
+        if len(content) > MAX_CHARACTERS or content in self._fatal:
             return False
         process = self._started()
         if process is None or process.stdin is None:
@@ -38,6 +43,7 @@ class MathVerifier:
         except OSError:
             answer = ""
         if not answer:
+            self._fatal.add(content)
             self.close()
         return answer == "true"
 
@@ -49,7 +55,7 @@ class MathVerifier:
             self._process = None
 
     def __getstate__(self) -> dict[str, object]:
-        return {"_process": None}
+        return {"_process": None, "_fatal": set(self._fatal)}
 
     def __del__(self) -> None:
         with suppress(Exception):
@@ -75,6 +81,7 @@ class MathVerifier:
 
 def main() -> None:
     """Answer one JSON pair a line with true or false."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     from math_verify import parse, verify
 
     print("ready", flush=True)

@@ -1,222 +1,231 @@
-"""Reading answers out of generated text, reasoning already stripped. What cannot be read is unparsed, never guessed.
+"""The letter that a generated text, reasoning already stripped, settles on. What cannot be read is unparsed, never
+guessed.
 
-A choice is looked for by these rules in turn; the first rule that finds something decides, by its last match:
+`CHOICE_CHAIN` holds the rules in their order; the first that finds something decides, by its last match:
 
-1. an explicit final answer: `\\boxed{B}`, "the answer is (B)", "Answer: B", or a correction ("wait, it is (B)");
-   where it names two options ("A or B"), nothing is read;
-2. a verdict: "(B) is correct", "I choose B", "so B.";
-3. a line that holds the letter alone;
-4. an option's label at the start of the first or last line, if no other option begins a line;
-5. the last letter in brackets in the last paragraph that is not a label and nowhere there refuted ("not (A)", "(A) is
-   wrong").
+1. `stated`: an explicit final answer: `\\boxed{B}`, "the answer is (B)", `"answer": "B"`, or an option's own text there
+   ("the answer is Sucrose"), read if it is exactly one option's. Where a letter and a text contradict each other the
+   letter counts. One that names two options ("A or B") voids what was before it. A verdict or a lone letter that
+   follows a second thought ("wait, it is (C)") replaces what was stated before;
+2. `verdict`: "(B) is correct", "I choose B", "that leaves (B)", "so B.", "C) correct" where no other option is;
+3. `lone`: a line that holds a letter alone, if it is the last line or all such lines agree;
+4. `bold`: the only letter in bold in the last paragraph;
+5. `label`: an option's label at the start of the first or last line, if no other option begins a line;
+6. `bracketed`: the last sentence of the last paragraph with a letter in brackets that is no label and nowhere there
+   refuted ("not (A)", "(A) is wrong"), if there is one such letter only;
+7. `text`: the last line, or the only bold passage of the last paragraph that is an option's text.
 
-An integer: 1. the last box or "the answer is 73" (a box that is not an integer hides all before it); 2. the last bold
-integer; 3. a line that holds the integer alone, or a last line "So ... 73." Only letters that the question offers
-count, and "I" or "A" without brackets only where it cannot be the pronoun or the article.
+Only letters that the question offers count, "I" and "A" without brackets only where they cannot be the pronoun or the
+article, small letters only in brackets or alone after a colon.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-_LONGEST_BOX = 400
-_WORD = r"A-Za-z0-9_À-ɏ"
-_NOUN = (
-    r"(?<!wrong )(?<!incorrect )(?<!no )\b(?i:answer|(?:correct|right|best|final|likely|appropriate)\s+"
-    r"(?:option|choice|one|response))(?i:\s+(?:choice|option|letter))?"
-    r"(?i:\s+(?:to|for)\s+(?:the|this|your)\s+(?:question|problem))?(?i:,?\s+(?:therefore|then|here|thus),?)?"
-)
-_VERB = r"\s*(?:(?i:is|are|was|would\s+be|should\s+be|must\s+be|has\s+to\s+be|to\s+be)\b|[:=>\u2192])\s*"
-_FILL = (
-    r"(?:(?:(?i:indeed|clearly|therefore|thus|definitely|actually|most|likely|probably|now|then|still|simply|just|the|"
-    r"option|choice|letter|answer)\b|[:=\"',>])\s*)*"
-)
-_CORRECTION = (
-    r"\b(?i:actually|wait|correction|sorry|instead|no[,.])[^.\n]{0,60}?"
-    r"\b(?i:it's|it\s+is|is|should\s+be|must\s+be)\s+" + _FILL
-)
-_CHOOSING = (
-    r"(?<!not )(?<!n't )(?<!never )\b(?i:choose|chose|select|pick|go\s+with|going\s+with|opt\s+for|conclude|it's|"
-    r"it\s+is|that's|must\s+be|should\s+be|i\s+think|i'd\s+say|thus|therefore|hence|so)\b[:,]?\s+" + _FILL
-)
-_CORRECT = (
-    r"\s*(?i:is|seems|looks|appears)\s+(?i:to\s+be\s+)?(?i:indeed\s+|clearly\s+|therefore\s+)?(?i:the\s+)?"
-    r"(?i:most\s+\w+\s+|only\s+)?(?i:correct|right|best|answer|appropriate)\b"
-)
-_BULLET = r"^[ \t>#\u2022\-]*"
-_NEGATED = re.compile(
-    r"(?i:(?:\bnot|n't|\bthan|\bexcept|\bneither|\bnor|\bexcluded?|\brejected?|\bruled?\s+out)\s+(?:the\s+)?"
-    r"(?:option\s+|choice\s+|answer\s+)?|\b(?:wrong|incorrect)\s+(?:option|choice|answer)\s+(?:is|would\s+be)\s+)$"
-)
-_REFUTED = re.compile(
-    r"\s*(?i:is|are|was|seems|looks)\s+(?i:wrong|incorrect|false|not\b|ruled|eliminated)|\s*(?i:isn't|cannot|can't)"
-)
-_INTEGER = r"(?<![\w.,^/])[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d{1,30})(?:\.0+)?(?![\d_])(?!\.\d)(?!,\d{3})"
-_STATED_INTEGER = re.compile(
-    _NOUN + _VERB + _FILL + r"(?:[^\n=.]{0,60}=\s*){0,3}(?P<n>" + _INTEGER + r")(?P<other>\s*(?i:or|and)\s+\d+)?"
-    r"(?![A-Za-z])(?!\s*[*/^+=!\u00d7\u00f7])(?!\s*-\s*\d)(?!\s*\\(?:frac|sqrt|times|cdot|pi|binom))"
-    r"(?!\s+(?i:times|plus|minus|divided)\b)"
-)
-_BOXED_INTEGER = re.compile(
-    rf"(?:[^=]*=)*\s*(?P<n>{_INTEGER})\s*(?:°|\^?\{{?\\circ\}}?|\\?%|[A-Za-z ]+(?:\^\{{?\d\}}?)?)?\s*\.?\s*"
-)
-_BOLD_INTEGER = re.compile(rf"(?<!\*)\*\*\s*(?P<n>{_INTEGER})\s*(?:°|\^?\{{?\\circ\}}?)?\s*\.?\s*\*\*(?!\*)")
-_LONE_INTEGER = re.compile(rf"{_BULLET}(?P<n>{_INTEGER})[ \t.]*$", re.MULTILINE)
-_LAST_LINE_INTEGER = re.compile(rf"^(?i:so|thus|therefore|hence)\b.*?(?P<n>{_INTEGER})[^\w\n]*$")
-_WRAPPER = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathsf|mathit|operatorname)\s*\{([^{}]*)\}")
-_SPACING = re.compile(r"\\[()\[\]]|\\[,!;:]|\\(?:left|right|displaystyle)\b|\$")
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_PUNCTUATION = str.maketrans(
-    {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": " - ", "\u2212": "-"}
-)
-_FULL_WIDTH = re.compile("[\uff01-\uff5e\U0001d400-\U0001d7ff]")
+from symoe_ray.answer_phrases import ANNOUNCED, FILL, SECOND_THOUGHT, WORD, boxes, plain, tail
+from symoe_ray.letter_patterns import NEGATED, REFUTED, LetterPatterns, letter_of, letter_patterns
 
-
-def extract_choice(text: str, letters: str) -> str:
-    """The capital letter that the text (without reasoning) settles on, one of `letters`; "" where it cannot be read."""
-    if not letters:
-        return ""
-    plain = _plain(text).replace("*", "").replace("`", "").replace("__", "").strip()
-    rules = _choice_rules(letters)
-    found = sorted([*_boxed_choices(plain, letters), *_stated_choices(plain, rules)])
-    if found:
-        return found[-1][1]
-    for pattern in (rules.verdict, rules.lone):
-        if matches := [_named(match) for match in pattern.finditer(plain)]:
-            return matches[-1]
-    return _label(plain, rules) or _bracketed(plain, rules)
-
-
-def extract_integer(text: str) -> str:
-    """The integer that the text (without reasoning) settles on, without leading zeros; "" where it cannot be read."""
-    plain = _plain(text).replace("{,}", ",")
-    unbolded = plain.replace("**", "")
-    stated = [(m.start("n"), "" if m["other"] else _canonical(m["n"])) for m in _STATED_INTEGER.finditer(unbolded)]
-    boxed = [(start, boxed_integer(content)) for start, content in _boxes(unbolded)]
-    if found := sorted([*stated, *boxed]):
-        return found[-1][1]
-    for pattern, where in ((_BOLD_INTEGER, plain), (_LONE_INTEGER, unbolded)):
-        if matches := pattern.findall(where):
-            return _canonical(matches[-1])
-    last = _LAST_LINE_INTEGER.search(unbolded.strip().rsplit("\n", 1)[-1].strip())
-    return _canonical(last["n"]) if last else ""
-
-
-def boxes(text: str) -> list[str]:
-    r"""The contents of all closed boxes (\boxed, \fbox) in order; one of over 400 characters is no answer."""
-    return [content for _, content in _boxes(text)]
-
-
-def boxed_integer(content: str) -> str:
-    """The integer that a box's content is, units and a left side of an equation aside; "" if it is anything else."""
-    match = _BOXED_INTEGER.fullmatch(_plain(content).replace("{,}", ","))
-    return _canonical(match["n"]) if match else ""
-
-
-def integers(text: str) -> list[str]:
-    """All integers in a text, in order, without leading zeros and thousands separators."""
-    return [_canonical(digits) for digits in re.findall(_INTEGER, _plain(text))]
-
-
-def _plain(text: str) -> str:
-    """The text with ASCII letters, quotes and dashes for their variants, without LaTeX text wrappers and spacing."""
-    text = _FULL_WIDTH.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text).translate(_PUNCTUATION)
-    return _SPACING.sub("", _WRAPPER.sub(r"\1", _WRAPPER.sub(r"\1", text)))
-
-
-def _boxes(text: str) -> Iterator[tuple[int, str]]:
-    """Position and content of every closed box, in order."""
-    for match in _BOX.finditer(text):
-        depth = 1
-        for index in range(match.end(), min(len(text), match.end() + _LONGEST_BOX)):
-            depth += (text[index] == "{") - (text[index] == "}")
-            if depth == 0:
-                yield match.start(), text[match.end() : index].strip()
-                break
-
-
-def _canonical(digits: str) -> str:
-    return str(int(digits.split(".")[0].replace(",", "")))
+_BOLD = re.compile(r"\*\*\s*([^*\n]{1,200}?)\s*\*\*")
+_FILL = re.compile(FILL)
+_ONLY_BULLET = re.compile(r"[ \t>#\u2022-]*")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n")
 
 
 @dataclass(frozen=True, slots=True)
-class _ChoiceRules:
-    """The patterns for one set of letters; what they capture is the letter (in `b` with brackets, in `l` without)."""
+class _Text:
+    """A text to read: `marked` has Markdown's emphasis, `plain` has not; the option texts are plain and casefolded."""
 
-    stated: tuple[re.Pattern[str], ...]
-    verdict: re.Pattern[str]
-    lone: re.Pattern[str]
-    label: re.Pattern[str]
-    bracketed: re.Pattern[str]
+    marked: str
+    plain: str
+    letters: str
+    options: tuple[str, ...]
+    rules: LetterPatterns
 
 
-@lru_cache(maxsize=64)
-def _choice_rules(letters: str) -> _ChoiceRules:
-    either = f"[{letters}{letters.lower()}]"
-    follow_a = (
-        r"(?=[ \t]*(?:$|\n|[^\sA-Za-z]|(?:because|since|as|which|due|and|or|with|is|based|given|for|so|but|by)\b))"
+def extract_choice(text: str, letters: str, options: Sequence[str] = ()) -> str:
+    """The capital letter that the text (without reasoning) settles on, one of `letters`; "" where it cannot be read.
+
+    `options` are the option texts in letter order; without them only letters are read.
+    """
+    if not letters:
+        return ""
+    read = _text(plain(text).strip(), letters, tuple(map(_option_text, options)))
+    letter = next(filter(None, (rule(read) for rule in CHOICE_CHAIN)), "")
+    return "" if letter == _VOID else letter
+
+
+def _text(marked: str, letters: str, options: tuple[str, ...]) -> _Text:
+    bare = marked.replace("*", "").replace("`", "").replace("__", "").strip()
+    return _Text(marked=marked, plain=bare, letters=letters, options=options, rules=letter_patterns(letters))
+
+
+def _stated(text: _Text) -> str:
+    end = tail(text.plain)
+    return (_last_stated(_text(end, text.letters, text.options)) if len(end) < len(text.plain) else "") or _last_stated(
+        text
     )
-    follow_i = r"(?=[ \t]*(?:$|\n|[^\sA-Za-z]|(?:because|since|which|is|due|or)\b))"
-    after = rf"(?:(?<![AI])|(?<=A){follow_a}|(?<=I){follow_i})(?![{_WORD}'])(?!\s?-\w)(?!\s*[=+^<])"
-    bare = rf"(?<![{_WORD}])[{letters}]{after}"
-    ended = rf"{bare}(?=\s*(?:[.,;:!)\]]|\n|$|(?:because|since)\b))"
-    named = rf"(?:[(\[{{<]\s*(?P<b>{either})\s*[)\]}}>]|(?P<l>{bare}))"
-    settled = rf"(?:[(\[{{<]\s*(?P<b>{either})\s*[)\]}}>]|(?P<l>{ended}))"
-    again = rf"(?:[(\[]\s*{either}\s*[)\]]|{bare})"
-    other = rf"(?P<other>(?:\s*,?\s*\b(?:or|and)\s+|\s*[/&]\s*)(?:option\s+)?{again}(?!\s+(?:is|are|was|has|does)\b))?"
-    return _ChoiceRules(
-        stated=(re.compile(_NOUN + _VERB + _FILL + named + other), re.compile(_CORRECTION + settled + other)),
-        verdict=re.compile(rf"(?:{named}{_CORRECT}|{_CHOOSING}{settled.replace('<b>', '<c>').replace('<l>', '<d>')})"),
-        lone=re.compile(rf"{_BULLET}(?i:option\s+)?[(\[]?\s?(?P<l>[{letters}])\s?[)\].:]*[ \t]*$", re.MULTILINE),
-        label=re.compile(
-            rf"{_BULLET}(?:[(\[]\s?(?P<b>[{letters}])\s?[)\]]|(?P<l>[{letters}])[).:])(?=\s)", re.MULTILINE
-        ),
-        bracketed=re.compile(rf"(?<![{_WORD}])[(\[]\s?(?P<b>[{letters}])\s?[)\]]"),
-    )
 
 
-def _named(match: re.Match[str]) -> str:
-    return next(value for name, value in match.groupdict().items() if value and name != "other").upper()
+def _last_stated(text: _Text) -> str:
+    found = sorted([*_announced(text), *_boxed(text)])
+    if not found:
+        return ""
+    position, letter = found[-1]
+    thought = SECOND_THOUGHT.search(text.plain, position)
+    if letter and not thought:
+        return letter
+    rest = _text(text.plain[thought.end() if thought else position :], text.letters, text.options)
+    return _verdict(rest) or (_lone(rest) if thought else "") or letter or _VOID
 
 
-def _stated_choices(text: str, rules: _ChoiceRules) -> Iterator[tuple[int, str]]:
-    """Position and letter of every explicit answer; the letter is "" where it names two different ones."""
-    for pattern in rules.stated:
-        for match in pattern.finditer(text):
-            others = re.findall(r"\b[A-Z]\b", match["other"] or "")
-            yield match.end(), "" if set(others) - {_named(match)} else _named(match)
+_VOID = "-"
+"""What a rule finds where the text names two options: nothing is read, and no later rule is asked."""
 
 
-def _boxed_choices(text: str, letters: str) -> Iterator[tuple[int, str]]:
-    """The same for boxes; a box that holds something else than an option is passed over."""
-    for start, content in _boxes(text):
-        if re.fullmatch(rf"\W*[{letters}](?:\W*(?:and|or)?\W*\b[{letters}]\b)+\W*", content):
+def _announced(text: _Text) -> Iterator[tuple[int, str]]:
+    """End and letter of every announced answer; the letter is "" where it names two different ones."""
+    for head in ANNOUNCED.finditer(text.plain):
+        if match := text.rules.announced.match(text.plain, head.end()):
+            others = set(re.findall(rf"(?<![{WORD}])[A-Za-z](?![{WORD}])", match["other"] or ""))
+            letter = letter_of(match)
+            yield match.end(), "" if {o.upper() for o in others if o.upper() in text.letters} - {letter} else letter
+        elif text.options and (found := _option_at(text, _end_of_fill(text.plain, head.end()))):
+            yield found
+
+
+def _end_of_fill(text: str, start: int) -> int:
+    match = _FILL.match(text, start)
+    return match.end() if match else start
+
+
+def _option_at(text: _Text, start: int) -> tuple[int, str] | None:
+    """The end and letter of the option whose text stands there; the letter is "" where a second one is joined to it."""
+    length, letter = _option_prefix(text.plain[start : start + 300], text)
+    if not letter:
+        return None
+    joined = re.compile(r"\s*(?:,?\s*\b(?:or|and)\s+|/\s*)").match(text.plain, start + length)
+    second = _option_prefix(text.plain[joined.end() : joined.end() + 300], text)[1] if joined else ""
+    return start + length, "" if second and second != letter else letter
+
+
+def _option_prefix(text: str, about: _Text) -> tuple[int, str]:
+    """The length and letter of the longest option text that `text` begins with; (0, "") if none or of two options."""
+    folded = _folded(text)
+    fitting = [
+        (len(option), letter)
+        for letter, option in zip(about.letters, about.options, strict=False)
+        if len(option) > 1 and folded.startswith(option) and not re.match(rf"[{WORD}]|[.,]\d", text[len(option) :])
+    ]
+    longest = max(fitting, default=(0, ""))
+    return longest if [length for length, _ in fitting].count(longest[0]) == 1 else (0, "")
+
+
+def _boxed(text: _Text) -> Iterator[tuple[int, str]]:
+    """Position and letter of boxes, "" for a box with two; one of anything else is passed over."""
+    for start, content in boxes(text.plain):
+        if text.rules.box_of_two.fullmatch(content):
             yield start, ""
-        elif match := re.match(rf"(?i:option\s+)?[(\[]?\s*([{letters}{letters.lower()}])\s*(?:[)\].:,]|$)", content):
-            yield start, match[1].upper()
+        elif match := text.rules.box.match(content):
+            yield start, letter_of(match)
+        elif letter := _whole_option(content, text):
+            yield start, letter
 
 
-def _label(text: str, rules: _ChoiceRules) -> str:
-    """Rule 4. "I." without brackets is a Roman numeral as often as an option, so it does not count."""
-    lines = [line for line in text.split("\n") if line.strip()]
-    labels = {_named(match) for match in rules.label.finditer(text)}
-    ends = [match for line in (lines[:1] + lines[-1:]) if (match := rules.label.match(line))]
-    return _named(ends[-1]) if len(labels) == 1 and ends and ends[-1]["l"] != "I" else ""
+def _verdict(text: _Text) -> str:
+    matches = [
+        m
+        for m in text.rules.verdict.finditer(text.plain)
+        if not NEGATED.search(text.plain[max(0, m.end() - 60) : m.end() - 1])
+    ]
+    ends = text.rules.both.search(text.plain)
+    if ends and (not matches or ends.end() > matches[-1].end()):
+        return _VOID
+    if matches and _disputed(matches, text):
+        return _VOID
+    judged = {letter_of(match) for match in text.rules.judged.finditer(text.plain)}
+    return letter_of(matches[-1]) if matches else next(iter(judged)) if len(judged) == 1 else ""
 
 
-def _bracketed(text: str, rules: _ChoiceRules) -> str:
-    """Rule 5."""
-    paragraph = re.split(r"\n\s*\n", text)[-1]
-    named: list[str] = []
+def _disputed(verdicts: Sequence[re.Match[str]], text: _Text) -> bool:
+    """Whether the sentence of the last verdict holds one for another letter ("in one case (A), in the other (B)")."""
+    last = verdicts[-1]
+    begin = max([m.end() for m in _SENTENCE_END.finditer(text.plain, 0, last.start())], default=0)
+    return any(
+        letter_of(v) != letter_of(last) and not SECOND_THOUGHT.search(text.plain, v.end(), last.end())
+        for v in verdicts
+        if v.start() >= begin
+    )
+
+
+def _lone(text: _Text) -> str:
+    matches = list(text.rules.lone.finditer(text.plain))
+    letters = {letter_of(match) for match in matches}
+    last = bool(matches) and not text.plain[matches[-1].end() :].strip()
+    return letter_of(matches[-1]) if last or len(letters) == 1 else ""
+
+
+def _bold(text: _Text) -> str:
+    letters = {letter_of(match) for match in text.rules.bold.finditer(_last_paragraph(text.marked))}
+    return letters.pop() if len(letters) == 1 else ""
+
+
+def _label(text: _Text) -> str:
+    """A line's label. "I." without brackets is a Roman numeral as often as an option, so it does not count."""
+    lines = [line for line in text.plain.split("\n") if line.strip()]
+    labels = {letter_of(match) for match in text.rules.label.finditer(text.plain)}
+    ends = [match for line in (lines[:1] + lines[-1:]) if (match := text.rules.label.match(line))]
+    ends = [
+        end for end in ends if {letter_of(m) for m in text.rules.bracketed.finditer(end.string)} <= {letter_of(end)}
+    ]
+    return letter_of(ends[-1]) if len(labels) == 1 and ends and ends[-1]["l"] != "I" else ""
+
+
+def _bracketed(text: _Text) -> str:
+    paragraph = _last_paragraph(text.plain)
+    sentences: list[set[str]] = []
     refuted: set[str] = set()
-    for match in rules.bracketed.finditer(paragraph):
-        line = paragraph[paragraph.rfind("\n", 0, match.start()) + 1 : match.start()]
-        if _NEGATED.search(line[-40:]) or _REFUTED.match(paragraph, match.end()):
-            refuted.add(match["b"])
-        elif line.strip(" \t>#\u2022-"):
-            named.append(match["b"])
-    return next((letter for letter in reversed(named) if letter not in refuted), "")
+    for sentence in _SENTENCE_END.split(paragraph):
+        named = set()
+        for match in text.rules.bracketed.finditer(sentence):
+            start = match.start()
+            if NEGATED.search(sentence, max(0, start - 60), start) or REFUTED.match(sentence, match.end()):
+                refuted.add(letter_of(match))
+            elif not _ONLY_BULLET.fullmatch(sentence, 0, start):
+                named.add(letter_of(match))
+        sentences.append(named)
+    last = next((left for named in reversed(sentences) if (left := named - refuted)), set())
+    return last.pop() if len(last) == 1 else ""
+
+
+def _by_text(text: _Text) -> str:
+    last_line = text.plain.rsplit("\n", 1)[-1]
+    bold = {_whole_option(passage, text) for passage in _BOLD.findall(_last_paragraph(text.marked))} - {""}
+    return _whole_option(last_line, text) or (bold.pop() if len(bold) == 1 else "")
+
+
+def _whole_option(text: str, about: _Text) -> str:
+    """The letter of the one option whose text this is, "" otherwise."""
+    folded = _option_text(text)
+    found = [x for x, option in zip(about.letters, about.options, strict=False) if len(option) > 1 and option == folded]
+    return found[0] if len(found) == 1 else ""
+
+
+@lru_cache(maxsize=4096)
+def _option_text(text: str) -> str:
+    return _folded(" ".join(plain(text).replace("*", "").split()).strip(" .'\""))
+
+
+def _folded(text: str) -> str:
+    """For comparison, of the same length: "Iron-deficiency" is "iron deficiency"."""
+    return re.sub(r"(?<=[a-z])-(?=[a-z])", " ", text.lower())
+
+
+def _last_paragraph(text: str) -> str:
+    return re.split(r"\n\s*\n", text.strip())[-1]
+
+
+CHOICE_CHAIN: tuple[Callable[[_Text], str], ...] = (_stated, _verdict, _lone, _bold, _label, _bracketed, _by_text)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
 from symoe_ray.core import Question
-from symoe_ray.grading import extract_choice, extract_integer, grade, strip_reasoning
+from symoe_ray.grading import EXAMPLES, extract_choice, extract_integer, grade, grading_summary, strip_reasoning
 from symoe_ray.reference_grading import reference_choice, reference_expression, reference_letters
+from symoe_ray.tables import ANSWERS, table_of
 
 TEN = "ABCDEFGHIJ"
 CHOICE = Question(id="q", text="?", kind="choice", task="t", choices=("1", "2", "3", "4"), gold=("B",))
@@ -172,7 +174,7 @@ def test_truncation() -> None:
     assert not grade("The answer is (B). And", CHOICE, finish_reason="length").truncated
     # The template opened the block, so the text alone does not show that it is still reasoning.
     open_block = grade("maybe the answer is (B)", CHOICE, think_end_token="</think>", finish_reason="length")
-    assert (open_block.answer, open_block.truncated) == ("", True)
+    assert (open_block.answer, open_block.truncated, open_block.unparsed) == ("", True, False)
 
 
 def test_a_question_without_gold_is_read_but_never_correct() -> None:
@@ -260,7 +262,8 @@ def test_the_released_integer_reader_takes_the_last_number_without_a_box() -> No
 
 
 @pytest.mark.parametrize(
-    "unit", ["the answer is ", "(A) ", "answer: a=1 ", "so the ", "1,", "\\boxed{", "**1", "actually is "]
+    "unit",
+    ["the answer is ", "(A) ", "answer: a=1 ", "so the ", "1,", "\\boxed{", "**1", "actually is ", "A\n", "A and B, "],
 )
 def test_long_degenerate_texts_are_read_in_linear_time(unit: str) -> None:
     text = unit * (30_000 // len(unit))
@@ -268,3 +271,59 @@ def test_long_degenerate_texts_are_read_in_linear_time(unit: str) -> None:
     extract_choice(text, TEN)
     extract_integer(text)
     assert time.process_time() - start < 5  # takes about 0.2 s; quadratic backtracking takes minutes
+
+
+def test_option_texts_are_read_where_they_are_exactly_one_options() -> None:
+    sugars = ("Glucose", "Fructose", "Vitamin B", "12")
+    for text, letter in (
+        ("The answer is fructose.", "B"),
+        (r"\boxed{12}", "D"),
+        ("The answer is 12.5", ""),
+        ("The answer is Vitamin B.", "C"),
+        ("The answer is Glucose or Fructose.", ""),
+        ("The answer is (A) Fructose.", "A"),
+        ("The answer is galactose.", ""),
+    ):
+        assert extract_choice(text, "ABCD", sugars) == letter, text
+    assert extract_choice("The answer is Same.", "AB", ("Same", "same")) == ""
+
+
+def test_an_answer_far_before_the_end_is_found() -> None:
+    explanation = "Option (A) would be a monosaccharide, which reduces.\n" * 100
+    assert extract_choice(f"The answer is (C).\n{explanation}", "ABCD") == "C"
+    assert extract_integer(f"The answer is 73.\n{explanation}") == "73"
+
+
+def graded_row(question: str, answer: str, reference: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "question_id": question, "shard": 0, "method": "symoe", "aggregator": "a", "skipped": "", "experts": [],
+        "cut_drafts": 0, "text": "x" * 500 + answer, "answer": answer, "correct": answer == "B",
+        "unparsed": not answer, "truncated": False, "reference_answer": reference,
+        "reference_correct": reference == "B", "prompt_tokens": 0, "completion_tokens": 0, "failure": None, **changes,
+    }  # fmt: skip
+
+
+def test_the_summary_counts_everything_apart_and_shows_where_graders_disagree() -> None:
+    failure = {"boundary": "engine", "kind": "died", "message": "", "retryable": True}
+    rows = [
+        graded_row("a", "B", "B"), graded_row("b", "B", "I"), graded_row("c", "A", "C"), graded_row("d", "", "B"),
+        graded_row("e", "", "", truncated=True, unparsed=False),
+        graded_row("f", "", "", unparsed=False, failure=failure),
+    ]  # fmt: skip
+    summary = grading_summary(table_of(rows, ANSWERS), {"b": ("B",)})
+    counts = {k: summary[k] for k in ("graded", "unparsed", "truncated", "failed")}
+    assert counts == {"graded": 6, "unparsed": 1, "truncated": 1, "failed": 1}
+    assert (summary["grader_disagreement"], summary["readings_differ"]) == (2, 3)
+    assert [e["question_id"] for e in summary["examples"]] == ["b", "d"]
+    assert summary["examples"][0]["gold"] == ["B"]
+    assert len(summary["examples"][0]["text_end"]) == 200
+
+
+def test_examples_are_few_and_spread_over_the_table() -> None:
+    table = table_of([graded_row(str(i), "B", "C") for i in range(95)], ANSWERS)
+    shown = [int(e["question_id"]) for e in grading_summary(table, {})["examples"]]
+    assert len(shown) <= EXAMPLES
+    assert shown[-1] >= 80
+    assert grading_summary(table.slice(0, 0), {})["examples"] == []
+    same = table_of([graded_row("a", "A", "C"), graded_row("b", "A", "A")], ANSWERS)
+    assert [e["question_id"] for e in grading_summary(same, {})["examples"]] == ["a"]

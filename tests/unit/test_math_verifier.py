@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 import signal
 import sys
 import time
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from actors import math_verifier
-from actors.math_verifier import MAX_CHARACTERS, MathVerifier
+from actors.math_verifier import MAX_CHARACTERS, MEMORY_BYTES, MathVerifier
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_a_process_that_hangs_is_killed_and_the_next_call_has_a_new_one(
     os.kill(hanging, signal.SIGSTOP)
     monkeypatch.setattr(math_verifier, "TIMEOUT_S", 0.2)
     started = time.monotonic()
-    assert not own("4", "4")
+    assert not own("5", "5")
     assert time.monotonic() - started < 5.0
     with pytest.raises(ProcessLookupError):
         os.kill(hanging, 0)
@@ -86,11 +87,34 @@ def test_a_process_that_hangs_is_killed_and_the_next_call_has_a_new_one(
     assert pid_of(own) != hanging
 
 
+@pytest.mark.parametrize("content", ["9^{9^{9^{9}}}", "(10^{9})!", "10^{10^{10}}"])
+def test_an_expression_that_hangs_or_eats_memory_is_cut_off(
+    content: str, own: MathVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert own("4", "4")
+    victim = pid_of(own)
+    monkeypatch.setattr(math_verifier, "TIMEOUT_S", 1.0)
+    assert not own(content, "80")
+    with pytest.raises(ProcessLookupError):
+        os.kill(victim, 0)
+    monkeypatch.undo()
+    assert own("4", "4")
+    alive = pid_of(own)
+    assert not own(content, "81")  # known by now, so it ends no second process
+    assert pid_of(own) == alive
+
+
+def test_a_process_has_a_memory_limit(own: MathVerifier) -> None:
+    assert own("4", "4")
+    soft, hard = resource.prlimit(pid_of(own), resource.RLIMIT_AS)
+    assert soft == hard == MEMORY_BYTES
+
+
 def test_a_process_that_has_died_is_replaced(own: MathVerifier) -> None:
     assert own("4", "4")
     os.kill(pid_of(own), signal.SIGKILL)
-    answers = [own("4", "4"), own("4", "4")]  # the first may still have met the dying one
-    assert answers[1]
+    own("5", "5")  # may still meet the dying one
+    assert own("4", "4")
 
 
 def test_a_process_that_cannot_start_makes_nothing_right(own: MathVerifier, monkeypatch: pytest.MonkeyPatch) -> None:
