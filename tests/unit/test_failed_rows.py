@@ -21,7 +21,7 @@ def put(storage: Storage, folder: str, schema: pa.Schema, failed: int, good: int
 
 def test_a_run_that_has_written_nothing_has_no_failures(make_run: MakeRun) -> None:
     failures = _failures(make_run())
-    assert failures == {"skills": 0, "profiles": 0, "aggregators": 0, "drafts": 0, "answers": 0}
+    assert failures == {"skills": 0, "profiles": 0, "aggregators": 0, "drafts": 0, "answers": 0, "baselines": 0}
     assert failed_rows({"symoe": {"failures": failures}}) == 0
 
 
@@ -31,7 +31,7 @@ def test_one_seed_has_its_tables_in_the_runs_own_folder(make_run: MakeRun) -> No
     put(run.storage, "drafts", DRAFTS, 3)
     put(run.storage, "seed=0/drafts", DRAFTS, 50)  # of no seed of this run
     failures = _failures(run)
-    assert failures == {"skills": 1, "profiles": 0, "aggregators": 0, "drafts": 3, "answers": 0}
+    assert failures == {"skills": 1, "profiles": 0, "aggregators": 0, "drafts": 3, "answers": 0, "baselines": 0}
 
 
 def test_failures_of_all_seeds_are_added_up(make_run: MakeRun) -> None:
@@ -40,9 +40,17 @@ def test_failures_of_all_seeds_are_added_up(make_run: MakeRun) -> None:
         (
             ("skills", SKILLS), ("profiles", DRAFTS), ("aggregators", DRAFTS), ("seed=1/drafts", DRAFTS),
             ("seed=2/drafts", DRAFTS), ("seed=1/answers", ANSWERS), ("seed=2/answers", ANSWERS),
+            ("seed=1/baselines/layer-2", DRAFTS), ("seed=2/baselines/answers", ANSWERS),
         )
     ):  # fmt: skip
         put(run.storage, folder, schema, 2**number)
     failures = _failures(run)
-    assert failures == {"skills": 1, "profiles": 2, "aggregators": 4, "drafts": 8 + 16, "answers": 32 + 64}
-    assert failed_rows({"symoe": {"failures": failures}}) == 127
+    assert failures == {
+        "skills": 1,
+        "profiles": 2,
+        "aggregators": 4,
+        "drafts": 8 + 16,
+        "answers": 32 + 64,
+        "baselines": 384,
+    }
+    assert failed_rows({"symoe": {"failures": failures}}) == 511

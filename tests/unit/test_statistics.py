@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-import random
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest, bootstrap
 
 from symoe_ray.statistics import (
     clustered_error,
     clustered_interval,
+    holm,
     mcnemar_exact,
     paired_difference,
     smallest_detectable,
@@ -40,55 +41,71 @@ def test_wilson_widens_with_the_level() -> None:
     assert (low, high) == (pytest.approx(0.5 - 0.31571, abs=1e-4), pytest.approx(0.5 + 0.31571, abs=1e-4))
 
 
+@pytest.mark.parametrize(("correct", "n"), [(0, 30), (7, 30), (30, 30), (81, 263), (11_111, 20_000)])
+def test_wilson_of_whole_counts_is_scipys(correct: int, n: int) -> None:
+    expected = binomtest(correct, n).proportion_ci(0.95, "wilson")
+    assert wilson(correct, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def marks(right: int, n: int, seeds: int = 1) -> np.ndarray:
+    """Questions x seeds, the first `right` questions right with every seed."""
+    return np.repeat(np.arange(n)[:, None] < right, seeds, axis=1).astype(float)
+
+
 def test_one_seed_of_binary_outcomes_is_wilson() -> None:
-    values = {f"q{i}": [float(i < 81)] for i in range(263)}
-    mean, low, high = clustered_interval(values)
+    mean, low, high = clustered_interval(marks(81, 263))
     assert mean == pytest.approx(81 / 263)
     assert (low, high) == pytest.approx(wilson(81, 263))
 
 
+def test_one_seed_may_be_given_as_a_plain_list() -> None:
+    assert clustered_interval([1, 0, 1]) == clustered_interval(np.array([[True], [False], [True]]))
+
+
 def test_seeds_that_always_agree_add_nothing() -> None:
-    once = {f"q{i}": [float(i < 15)] for i in range(148)}
-    thrice = {question: seeds * 3 for question, seeds in once.items()}
-    assert clustered_interval(thrice) == pytest.approx(clustered_interval(once))
+    assert clustered_interval(marks(15, 148, seeds=3)) == pytest.approx(clustered_interval(marks(15, 148)))
 
 
 def test_seeds_count_for_at_most_as_many_answers() -> None:
     # Every question right in one seed of two: the question means do not vary, so all 20 answers count, and no more.
-    values = {f"q{i}": [0.0, 1.0] for i in range(10)}
-    mean, low, high = clustered_interval(values)
+    mean, low, high = clustered_interval([[0.0, 1.0]] * 10)
     assert mean == 0.5
     assert (low, high) == pytest.approx(wilson(10, 20))
 
 
 def test_partial_agreement_lies_between() -> None:
     # Means 1, 0, 1, 1/2: p = 5/8, variance 9/16 - 25/64 = 11/64, SE^2 = 11/256, size (15/64) / (11/256).
-    values = {"a": [1, 1], "b": [0, 0], "c": [1, 1], "d": [0, 1]}
     size = 60 / 11
-    assert clustered_interval(values)[1:] == pytest.approx(wilson(5 / 8 * size, size))
+    assert clustered_interval([[1, 1], [0, 0], [1, 1], [0, 1]])[1:] == pytest.approx(wilson(5 / 8 * size, size))
     assert 4 < size < 8
 
 
+def test_questions_that_lack_a_seed_weigh_as_much_as_the_others() -> None:
+    # Means 1, 0 and 1/2; the last question was asked with no seed at all.
+    values = [[1, np.nan], [0, 0], [0, 1], [np.nan, np.nan]]
+    assert clustered_interval(values)[0] == 0.5
+    assert clustered_error(values) == pytest.approx(math.sqrt(1 / 4) / math.sqrt(3))
+
+
 def test_all_right_in_all_seeds_keeps_a_width() -> None:
-    assert clustered_interval({f"q{i}": [1.0, 1.0] for i in range(20)}) == pytest.approx((1.0, wilson(20, 20)[0], 1.0))
+    assert clustered_interval(np.ones((20, 2))) == pytest.approx((1.0, wilson(20, 20)[0], 1.0))
 
 
 def test_no_values_are_no_information() -> None:
-    assert clustered_interval({}) == (0.0, 0.0, 1.0)
+    assert clustered_interval(np.empty((0, 2))) == (0.0, 0.0, 1.0)
 
 
 def test_clustered_interval_does_not_depend_on_order() -> None:
-    values = {f"q{i}": [i % 3 / 3, 1.0] for i in range(50)}
-    shuffled = list(values.items())
-    random.Random(1).shuffle(shuffled)
-    assert clustered_interval(dict(shuffled)) == clustered_interval(values)
+    values = np.array([[i % 3 / 3, 1.0] for i in range(50)])
+    shuffled = np.random.default_rng(1).permutation(values)
+    assert clustered_interval(shuffled) == clustered_interval(values)
 
 
 def test_clustered_interval_agrees_with_a_bootstrap_over_questions() -> None:
     rng = np.random.default_rng(3)
     ability = rng.beta(2, 1, size=400)
     outcomes = (rng.random((400, 4)) < ability[:, None]).astype(float)
-    _, low, high = clustered_interval({str(i): list(row) for i, row in enumerate(outcomes)})
+    _, low, high = clustered_interval(outcomes)
     picks = rng.integers(400, size=(4000, 400))
     expected = np.quantile(outcomes.mean(axis=1)[picks].mean(axis=1), [0.025, 0.975])
     assert (low, high) == pytest.approx(tuple(expected), abs=0.004)
@@ -96,25 +113,30 @@ def test_clustered_interval_agrees_with_a_bootstrap_over_questions() -> None:
 
 def test_clustered_error_by_hand() -> None:
     # Means 1, 0, 1, 1: sample variance 4/3 * (3/4 * 1/4) = 1/4, so SE = sqrt(1/4 / 4) = 1/4.
-    assert clustered_error({"a": [1, 1], "b": [0], "c": [1], "d": [1]}) == pytest.approx(0.25)
-    assert clustered_error({"a": [1.0]}) is None
+    assert clustered_error([[1, 1], [0, 0], [1, 1], [1, 1]]) == pytest.approx(0.25)
+    assert clustered_error([1.0]) is None
 
 
 def test_paired_difference_by_hand() -> None:
     # 100 questions: 20 only a, 10 only b. Mean 0.1; variance 0.30 - 0.01 = 0.29, SE = 0.05385, so about 0.10 -+ 0.1055.
-    a = {str(i): float(i < 20) for i in range(100)}
-    b = {str(i): float(20 <= i < 30) for i in range(100)}
-    difference, (low, high) = paired_difference(a, b)
+    values = np.array([1.0] * 20 + [-1.0] * 10 + [0.0] * 70)
+    difference, (low, high) = paired_difference(values)
     assert difference == pytest.approx(0.10)
     assert (low, high) == (pytest.approx(-0.0055, abs=0.011), pytest.approx(0.2055, abs=0.011))
-    assert paired_difference(a, b) == paired_difference(dict(reversed(a.items())), b)
+    assert paired_difference(values[::-1]) == paired_difference(values)
 
 
-def test_paired_difference_is_over_shared_questions_only() -> None:
-    difference, interval = paired_difference({"x": 1.0, "y": 0.5, "only_a": 0.0}, {"x": 1.0, "y": 0.5})
-    assert (difference, interval) == (0.0, (0.0, 0.0))
+def test_paired_difference_is_scipys_percentile_bootstrap_over_questions() -> None:
+    rng = np.random.default_rng(8)
+    values = rng.binomial(3, 0.6, 300) / 3 - rng.binomial(3, 0.5, 300) / 3
+    expected = bootstrap((values,), np.mean, n_resamples=10_000, method="percentile", rng=rng).confidence_interval
+    assert paired_difference(values)[1] == pytest.approx((expected.low, expected.high), abs=0.003)
+
+
+def test_no_question_is_no_difference() -> None:
+    assert paired_difference([0.0, 0.0]) == (0.0, (0.0, 0.0))
     with pytest.raises(ValueError, match="no question"):
-        paired_difference({"x": 1.0}, {"y": 1.0})
+        paired_difference([])
 
 
 def test_mcnemar_by_hand() -> None:
@@ -123,6 +145,38 @@ def test_mcnemar_by_hand() -> None:
     assert mcnemar_exact(5, 5) == 1.0
     assert mcnemar_exact(0, 0) == 1.0
     assert mcnemar_exact(0, 6) == pytest.approx(2 / 64)
+
+
+@pytest.mark.parametrize(
+    ("b", "c", "p"),
+    # Fay's package exact2x2 for R, of which The R Journal 2 (2010) tells: its vignette "Exact McNemar's Test", and the
+    # approval ratings of Agresti, Categorical Data Analysis (1990), page 350, in its manual.
+    [(2, 9, 0.06543), (86, 150, 3.716e-05)],
+)
+def test_mcnemar_gives_the_published_p_values(b: int, c: int, p: float) -> None:
+    assert mcnemar_exact(b, c) == pytest.approx(p, rel=2e-4)
+
+
+def test_holm_gives_the_published_example() -> None:
+    # The example in the manual of pingouin's multicomp (0.5.5).
+    adjusted = holm([0.50, 0.003, 0.32, 0.054, 0.0003])
+    assert adjusted == pytest.approx([0.64, 0.012, 0.64, 0.162, 0.0015])
+
+
+def test_holm_of_one_or_none_changes_nothing_and_never_exceeds_one() -> None:
+    assert holm([0.04]) == [0.04]
+    assert holm([]) == []
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_smallest_detectable_gives_connors_example() -> None:
+    # Connor 1987, page 209, as calculators quote it: discordant shares 0.45 and 0.05 take 23 pairs at 80 % power.
+    assert smallest_detectable(23, 0.5) <= 0.4 < smallest_detectable(22, 0.5)
+
+
+def test_thirty_questions_as_of_aime_reveal_large_differences_only() -> None:
+    # s = 0.3, d = 0.2693: d sqrt 30 = 1.4750 = 1.95996 * 0.54772 + 0.84162 sqrt(0.3 - 0.0725) = 1.0735 + 0.4014.
+    assert smallest_detectable(30, 0.3) == pytest.approx(0.2693, abs=1e-4)
 
 
 def test_smallest_detectable_inverts_the_sample_size_formula() -> None:

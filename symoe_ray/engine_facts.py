@@ -1,0 +1,71 @@
+"""What the events of a run say of its engines: loads, swaps, and the time in which slots generated."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Event = Mapping[str, Any]
+
+
+def engine_facts(events: Sequence[Event], predicted_wall_s: float | None = None) -> dict[str, Any]:
+    """Loads per expert, swaps per tier, and slot-seconds spent on them and on generating, of all attempts of a run.
+
+    `generate_s` is the time in which a slot had work: chunks that overlap on a slot count once. `wall_s` is the time
+    from the first event's begin to the last one's end, added up over attempts; `busy_ratio` is generate_s per slot and
+    wall_s. `predicted_wall_s` is what `symoe plan` said of loads and generation before the run began.
+    """
+    swaps = [e for e in events if e["event"] in ("load", "reload", "wake")]
+    loads = Counter(e["expert"] for e in swaps if e["event"] == "load")
+    walls: dict[int, list[float]] = defaultdict(list)
+    for event in events:
+        walls[event["attempt"]] += [event["t"] - event.get("seconds", 0.0), event["t"]]
+    generate_s = sum(_generation(events, lambda event: "").values())
+    wall_s = sum(max(w) - min(w) for w in walls.values())
+    slots = len({e["slot"] for e in events}) or 1
+    return {
+        "loads": dict(sorted(loads.items())),
+        "tiers": dict(sorted(Counter(e["tier"] for e in swaps).items())),
+        "swap_s": round(sum(e["seconds"] for e in swaps), 3),
+        "generate_s": round(generate_s, 3),
+        "wall_s": round(wall_s, 3),
+        "busy_ratio": round(generate_s / (wall_s * slots), 4) if wall_s else 0.0,
+        "predicted_wall_s": predicted_wall_s,
+    }
+
+
+def token_seconds(events: Sequence[Event]) -> dict[tuple[str, str], float]:
+    """Slot-seconds of generation for one token that was written, by (stage, expert).
+
+    A stage's time for an expert (prompts read, tokens written, many rows at once) is shared out over the tokens that it
+    wrote: what the tokens cost as they were made, in batches, not what one question alone would have taken.
+    """
+    seconds = _generation(events, lambda event: (event["stage"], event["expert"]))
+    tokens: Counter[tuple[str, str]] = Counter()
+    for event in events:
+        if event["event"] == "generate":
+            tokens[event["stage"], event["expert"]] += event["completion_tokens"]
+    return {key: seconds[key] / count for key, count in tokens.items() if count}
+
+
+def _generation(events: Sequence[Event], key: Any) -> dict[Any, float]:
+    """Seconds in which slots generated, by `key(event)`: what overlaps on a slot within one key counts once."""
+    spans: dict[Any, list[tuple[float, float]]] = defaultdict(list)
+    for event in events:
+        if event["event"] == "generate":
+            place = key(event), event["attempt"], event["slot"]
+            spans[place].append((event["t"] - event["seconds"], event["t"]))
+    total: dict[Any, float] = defaultdict(float)
+    for (name, _, _), of_slot in spans.items():
+        total[name] += _covered(of_slot)
+    return total
+
+
+def _covered(spans: Sequence[tuple[float, float]]) -> float:
+    """The length of the union of intervals."""
+    total, end = 0.0, float("-inf")
+    for begin, finish in sorted(spans):
+        total += max(0.0, finish - max(begin, end))
+        end = max(end, finish)
+    return total
