@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 from pipelines.grading import graded_drafts, is_right
-from pipelines.run import Run
+from pipelines.questions import read_questions
+from pipelines.run import Run, run_uri
 from pipelines.sharding import Rows, collect, generate
 from symoe_ray.core import ExpertSpec, InputError, Profile
 from symoe_ray.fingerprints import digest
+from symoe_ray.grading import GRADER_VERSION
+from symoe_ray.leaks import find_leaks, summary
+from symoe_ray.profiles import Book, Evidence, differences, evidence_of, from_json, merged, profile_of, to_json
 from symoe_ray.requests import answer_request
-from symoe_ray.skills import skill_scores
+from symoe_ray.settings import Settings
 from symoe_ray.storage import Storage
 from symoe_ray.tables import DRAFTS, SKILLS, question_of, request_row
 
@@ -22,41 +27,78 @@ PROFILES = "profiles/profiles.json"
 
 def run_stage(run: Run) -> None:
     """Write profiles/part-*.parquet (graded answers) and profiles/profiles.json (skill scores per expert)."""
-    settings = run.settings
-    if settings.profiles:
+    if run.settings.profiles:
         _borrow(run)
-        return
+    else:
+        _profile(run)
+        for warning in run.manifest["stages"][STAGE].get("warnings", ()):
+            run.warn(warning)
+
+
+def _profile(run: Run) -> None:
+    settings = run.settings
     seed = settings.all_seeds[0]
     specs = {e.name: e for e in settings.pool.experts}
     asked = digest(run.output("questions"), sorted(specs), seed)
-    inputs = digest(asked, run.output("annotate"), settings.grader)
+    inputs = digest(asked, run.output("annotate"), settings.grader, GRADER_VERSION)
     if not run.begin(STAGE, inputs):
         return
     splits = ("validation",)
     build = partial(_requests, settings.pool.experts, settings.max_tokens, seed)
     commits = generate(run, STAGE, splits, build, asked)
     collect(run, "profiles", splits, partial(graded_drafts, STAGE, specs, seed, run.verify), DRAFTS)
-    profiles = _profiles(run)
-    write_profiles(run.storage, profiles)
-    for profile in profiles:
+    book = book_of(run.storage, settings)
+    write_book(run.storage, book)
+    for profile in read_profiles(run.storage):
         run.say(f"profile: {profile.expert} {profile.correct} of {profile.graded} validation questions right")
-    run.done(STAGE, inputs, commits)
+    run.done(STAGE, inputs, commits, warnings=_leaks(run.storage))
+
+
+def book_of(storage: Storage, settings: Settings) -> Book:
+    """The evidence in a run's graded validation answers, by the settings' grader, for each expert of the pool.
+
+    A failed row says nothing about the expert, so it is left out.
+    """
+    columns = ["question_id", "expert", "correct", "reference_correct", "failure"]
+    drafts = storage.read_tables(storage.names("profiles", ".parquet"), DRAFTS, columns).to_pylist()
+    table = storage.read_tables(storage.names("skills", ".parquet"), SKILLS, ["question_id", "split", "skills"])
+    skills = {r["question_id"]: r["skills"] for r in table.to_pylist() if r["split"] == "validation"}
+    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    book = {}
+    for spec in settings.pool.experts:
+        rows = [r for r in drafts if r["expert"] == spec.name and r["failure"] is None]
+        correct = {r["question_id"]: is_right(r, settings.grader) for r in rows}
+        evidence = evidence_of(
+            spec, {q: skills.get(q, ()) for q in correct}, correct, task=settings.task.name, grader=settings.grader,
+            seed=settings.all_seeds[0], made=today,
+        )  # fmt: skip
+        book[spec.name] = (evidence,)
+    return book
+
+
+def write_book(storage: Storage, book: Book) -> None:
+    """Write profiles.json."""
+    storage.write_json(PROFILES, to_json(book))
+
+
+def read_book(storage: Storage) -> Book:
+    """The evidence of a run's profiles; InputError where it has none."""
+    if not storage.exists(PROFILES):
+        raise InputError(f"run {storage.uri} has no {PROFILES}: run `symoe profile` there first")
+    return from_json(storage.read_json(PROFILES), storage.path(PROFILES))
 
 
 def write_profiles(storage: Storage, profiles: Sequence[Profile]) -> None:
-    """Write profiles.json."""
-    rows = {
-        p.expert: {"task": p.task, "graded": p.graded, "correct": p.correct, "scores": dict(sorted(p.scores.items()))}
-        for p in profiles
-    }
-    storage.write_json(PROFILES, rows)
+    """Write a profiles.json of scores whose answers are not known one by one."""
+    write_book(
+        storage,
+        {p.expert: (Evidence(task=p.task, scores=p.scores, graded=p.graded, correct=p.correct),) for p in profiles},
+    )
 
 
 def read_profiles(storage: Storage) -> list[Profile]:
-    """The profiles of a run, in the pool's order; InputError where it has none."""
-    if not storage.exists(PROFILES):
-        raise InputError(f"run {storage.uri} has no {PROFILES}: run `symoe profile` there first")
-    return [Profile(expert=name, **row) for name, row in storage.read_json(PROFILES).items()]
+    """The profiles of a run, in the order of the file; InputError where it has none."""
+    return [profile_of(expert, evidence) for expert, evidence in read_book(storage).items()]
 
 
 def _requests(
@@ -69,52 +111,24 @@ def _requests(
             yield request_row(request, row["shard"], seed)
 
 
-def _profiles(run: Run) -> list[Profile]:
-    """Every expert's scores: +1 for each skill of a question that it got right, -1 of one that it got wrong.
-
-    A failed row says nothing about the expert, so it is left out.
-    """
-    columns = ["question_id", "expert", "correct", "reference_correct", "failure"]
-    drafts = run.storage.read_tables(run.storage.names("profiles", ".parquet"), DRAFTS, columns).to_pylist()
-    table = run.storage.read_tables(run.storage.names("skills", ".parquet"), SKILLS, ["question_id", "split", "skills"])
-    skills = {r["question_id"]: r["skills"] for r in table.to_pylist() if r["split"] == "validation"}
-    profiles = []
-    for spec in run.settings.pool.experts:
-        rows = [r for r in drafts if r["expert"] == spec.name and r["failure"] is None]
-        correct = {r["question_id"]: is_right(r, run.settings.grader) for r in rows}
-        scores = skill_scores({q: skills.get(q, ()) for q in correct}, correct)
-        right = sum(correct.values())
-        profiles.append(
-            Profile(expert=spec.name, task=run.settings.task.name, scores=scores, graded=len(correct), correct=right)
-        )
-    return profiles
+def _leaks(storage: Storage) -> list[str]:
+    validation, test = ([q for q, _ in read_questions(storage, split)] for split in ("validation", "test"))
+    leaks = find_leaks(validation, test)
+    return [f"{summary(leaks, len(validation))}; exclude_leaks=true leaves them out"] if leaks else []
 
 
 def _borrow(run: Run) -> None:
-    """Use the profiles of other runs: their scores and counts added up, per expert of this pool."""
-    found: dict[str, Profile] = {}
-    sources = [Storage(_uri(run, name)) for name in run.settings.profiles]
-    for storage in sources:
-        for profile in read_profiles(storage):
-            found[profile.expert] = _sum(found[profile.expert], profile) if profile.expert in found else profile
-    missing = [e.name for e in run.settings.pool.experts if e.name not in found]
+    """Use the profiles of other runs: their evidence united, per expert of this pool."""
+    names, experts = run.settings.profiles, run.settings.pool.experts
+    found = merged(read_book(Storage(run_uri(run.settings, name))) for name in names)
+    missing = [e.name for e in experts if e.name not in found]
     if missing:
-        raise InputError(f"profiles={','.join(run.settings.profiles)}: no profile of {', '.join(missing)}")
-    profiles = [found[e.name] for e in run.settings.pool.experts]
-    inputs = digest([[p.expert, dict(p.scores), p.graded, p.correct] for p in profiles])
+        raise InputError(f"profiles={','.join(names)}: no profile of {', '.join(missing)}")
+    for spec in experts:
+        now = evidence_of(spec, {}, {}, task="", grader=run.settings.grader, seed=0, made="")
+        for what, (then, here) in differences(found[spec.name], [now]).items():
+            run.warn(f"profiles of {spec.name} were made with another {what}: {', '.join(then)}, here {here[0]}")
+    inputs = digest([[e.name, [piece.id for piece in found[e.name]]] for e in experts])
     if run.begin(STAGE, inputs):
-        write_profiles(run.storage, profiles)
+        write_book(run.storage, {e.name: found[e.name] for e in experts})
         run.done(STAGE, inputs)
-
-
-def _uri(run: Run, name: str) -> str:
-    return name if "/" in name else f"{run.settings.output_dir.rstrip('/')}/{name}"
-
-
-def _sum(one: Profile, other: Profile) -> Profile:
-    skills = one.scores.keys() | other.scores.keys()
-    return Profile(
-        expert=one.expert, task=f"{one.task}+{other.task}",
-        scores={s: one.scores.get(s, 0) + other.scores.get(s, 0) for s in skills},
-        graded=one.graded + other.graded, correct=one.correct + other.correct,
-    )  # fmt: skip

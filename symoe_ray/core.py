@@ -164,15 +164,15 @@ class Profile:
 class Recruitment:
     """Who answers a question and why.
 
-    `skills` as annotated, `mapped` the validation skill of each, `cosines` of each mapping; `candidates` in order of
-    weight with their `weights` (summing to 1); `experts` as drawn, k long; `fallback` names the rule that was needed
-    where the usual one could not decide ("" if none).
+    `skills` as annotated, `mapped` the validation skill of each, `cosines` of each mapping (None: not known);
+    `candidates` in order of weight with their `weights` (summing to 1); `experts` as drawn, k long; `fallback` names
+    the rule that was needed where the usual one could not decide ("" if none).
     """
 
     question_id: str
     skills: tuple[str, ...]
     mapped: tuple[str, ...]
-    cosines: tuple[float, ...]
+    cosines: tuple[float | None, ...]
     suitability: Mapping[str, float]
     competence: Mapping[str, float]
     candidates: tuple[str, ...]

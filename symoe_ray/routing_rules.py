@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from symoe_ray.core import InputError, Profile
 from symoe_ray.settings import Settings
+
+FALLBACKS = ("", "no_skills", "none_positive", "all_zero", "too_few_candidates")
+"""The rules that step in where the usual one cannot decide; tables of numbers hold an index of this."""
+NO_SKILLS, NONE_POSITIVE, ALL_ZERO, TOO_FEW_CANDIDATES = 1, 2, 3, 4
 
 _ALLOWED = {
     "router": ("reference", "paper"),
@@ -76,43 +82,51 @@ def competence(profiles: Sequence[Profile], rules: RoutingRules) -> dict[str, fl
     return {expert: total / whole if whole else 0.0 for expert, total in totals.items()}
 
 
-def suitability(mapped: Sequence[str], profiles: Sequence[Profile]) -> dict[str, float]:
-    """S of every expert: the sum of its scores over the mapped skills; a skill absent from its profile adds nothing."""
-    return {p.expert: math.fsum(p.scores.get(skill, 0.0) for skill in mapped) for p in profiles}
-
-
 def weights(
-    suitability: Mapping[str, float], competence: Mapping[str, float], rules: RoutingRules
-) -> tuple[dict[str, float], str]:
-    """The probability of each expert that may be drawn (summing to 1), and the fallback that was needed ("": none).
+    suitability: np.ndarray, present: np.ndarray, gamma: np.ndarray, allowed: np.ndarray, rules: RoutingRules
+) -> tuple[np.ndarray, np.ndarray]:
+    """Each question's probability of each expert (questions x experts, rows summing to 1), and its fallback's number.
+
+    `suitability` and `present` (whose S counts) are questions x experts, `gamma` has one number per expert, `allowed`
+    says who may be drawn (per expert, or questions x experts). Fallbacks are numbered as in `FALLBACKS`.
 
     `reference`: proportional to S * gamma over the experts with S > 0; if none is positive, over all with S - min S + 1
     (`none_positive`). `paper`: softmax(gamma * S / T) over all. Where all of these products are zero, the same experts
-    are equally likely (`all_zero`). An empty `suitability` stands for a question without skills (`no_skills`): every
-    expert counts as S = 1, or all are equally likely with no_skills=uniform.
+    are equally likely (`all_zero`). Where nobody is present, the question has no skills (`no_skills`): every expert
+    counts as S = 1, or all are equally likely with no_skills=uniform.
     """
-    fallback = ""
-    if not suitability:
-        fallback = "no_skills"
-        if rules.no_skills == "uniform":
-            return normalised(dict.fromkeys(competence, 1.0)), fallback
-        suitability = dict.fromkeys(competence, 1.0)
+    allowed = np.broadcast_to(allowed, suitability.shape)
+    among = present & allowed
+    without: np.ndarray = ~_any(among)
+    fallback = np.where(without, NO_SKILLS, 0).astype(np.int8)
+    among = np.where(without[:, None], allowed, among)
+    scores = np.where(without[:, None], 1.0, suitability)
     if rules.router == "reference":
-        positive = {expert: score for expert, score in suitability.items() if score > 0}
-        if not positive:
-            fallback, lowest = "none_positive", min(suitability.values())
-            positive = {expert: score - lowest + 1 for expert, score in suitability.items()}
-        suitability = positive
-    products = {expert: score * competence[expert] for expert, score in suitability.items()}
-    if not any(products.values()):
-        return normalised(dict.fromkeys(products, 1.0)), "all_zero"
+        positive = among & (scores > 0)
+        none = ~_any(positive)
+        lowest = np.where(among, scores, np.inf).min(axis=1)
+        scores = np.where(none[:, None], scores - lowest[:, None] + 1, scores)
+        among = np.where(none[:, None], among, positive)
+        fallback[none] = NONE_POSITIVE
+    products = np.where(among, scores * gamma, 0.0)
+    equal = ~_any(products)
+    fallback[equal] = ALL_ZERO
+    if rules.no_skills == "uniform":
+        equal |= without
+        fallback[without] = NO_SKILLS
     if rules.router == "paper":
-        highest = max(products.values())
-        products = {expert: math.exp((w - highest) / rules.temperature) for expert, w in products.items()}
-    return normalised(products), fallback
+        highest = np.where(among, products, -np.inf).max(axis=1)
+        products = np.where(among, np.exp((products - highest[:, None]) / rules.temperature), 0.0)
+    return normalised(np.where(equal[:, None], among, products)), fallback
 
 
-def normalised(values: Mapping[str, float]) -> dict[str, float]:
-    """The same values, divided by their sum, which must not be zero."""
-    whole = math.fsum(values.values())
-    return {name: value / whole for name, value in values.items()}
+def _any(table: np.ndarray) -> np.ndarray:
+    found: np.ndarray = np.asarray(table.any(axis=1))
+    return found
+
+
+def normalised(values: np.ndarray) -> np.ndarray:
+    """Rows divided by their sums, which must not be zero."""
+    # A cumulative sum adds one by one: a row comes out the same alone as in a large batch.
+    divided: np.ndarray = values / np.cumsum(values, axis=1)[:, -1:]
+    return divided

@@ -2,18 +2,23 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from symoe_ray.core import InputError, Profile
 from symoe_ray.fingerprints import uniform
-from symoe_ray.routing import Recruits, RoutingRules, competence, random_experts, recruit, suitability, weights
+from symoe_ray.recruit_tables import recruits_table
+from symoe_ray.routing import Recruits, Router, RoutingRules, competence, random_seats, recruit
+from symoe_ray.routing_draws import seat_numbers
+from symoe_ray.routing_rules import FALLBACKS
+from symoe_ray.routing_rules import weights as weights_of
 from symoe_ray.settings import PoolSettings, Settings, TaskSettings
+from symoe_ray.tables import recruitment_row
 
 REFERENCE = Path(__file__).parents[2].parent / "shared" / "data" / "reference_recruits"
 
@@ -32,6 +37,17 @@ def pool(**scores: Mapping[str, float]) -> list[Profile]:
 
 def itself(*skills: str) -> dict[str, tuple[str, float]]:
     return {skill: (skill, 1.0) for skill in skills}
+
+
+def weights(
+    suitability: Mapping[str, float], gamma: Mapping[str, float], rule: RoutingRules
+) -> tuple[dict[str, float], str]:
+    """One question's weights and fallback, by name; only the experts in `suitability` count."""
+    row = np.array([[suitability.get(name, 0.0) for name in gamma]])
+    present = np.array([[name in suitability for name in gamma]])
+    everyone = np.ones(len(gamma), dtype=bool)
+    found, fallback = weights_of(row, present, np.array(list(gamma.values())), everyone, rule)
+    return {name: w for name, w in zip(gamma, found[0].tolist(), strict=True) if w}, FALLBACKS[fallback[0]]
 
 
 def seats(recruits: Recruits) -> list[tuple[str, ...]]:
@@ -64,7 +80,9 @@ class TestCompetence:
 
 
 def test_suitability_sums_scores_and_counts_repeated_skills() -> None:
-    assert suitability(["x", "x", "y", "unknown"], POOL) == {"a": 7.0, "b": 1.0, "c": -8.0}
+    mapping = itself("x", "y") | {"again": ("x", 0.5), "unknown": ("unknown", 1.0)}
+    (one,) = recruit([("q", ["x", "again", "y", "unknown"])], mapping, POOL, rules()).recruitments
+    assert one.suitability == {"a": 7.0, "b": 1.0, "c": -8.0}
 
 
 class TestWeights:
@@ -91,7 +109,7 @@ class TestWeights:
 
     def test_of_the_paper_do_not_overflow(self) -> None:
         found, _ = weights({"a": 1e6, "b": 0}, {"a": 1.0, "b": 0.0}, rules(router="paper"))
-        assert found == {"a": 1.0, "b": 0.0}
+        assert found == {"a": 1.0}
 
     def test_are_the_competence_without_skills(self) -> None:
         found, fallback = weights({}, self.GAMMA, rules())
@@ -347,21 +365,43 @@ class TestRules:
             rules(**wrong)
 
 
-def test_random_experts_are_uniform_and_independent_of_order() -> None:
-    names = ["c", "a", "b", "d"]
-    drawn = [random_experts(f"q{n}", names, 3, 0) for n in range(1000)]
-    assert drawn == [random_experts(f"q{n}", sorted(names), 3, 0) for n in range(1000)]
-    taken = Counter(expert for row in drawn for expert in row)
-    assert all(taken[name] / 3000 == pytest.approx(0.25, abs=0.035) for name in names)  # standard error 0.008
-    assert any(len(set(row)) < 3 for row in drawn)
-    assert all(len(set(random_experts(f"q{n}", names, 3, 0, replacement=False))) == 3 for n in range(100))
+def test_random_seats_are_uniform_and_independent_of_order() -> None:
+    ids = [f"q{n}" for n in range(1000)]
+    drawn = random_seats(ids, 4, 3, 0)
+    assert (drawn[::-1] == random_seats(ids[::-1], 4, 3, 0)).all()
+    assert np.bincount(drawn.ravel()) / 3000 == pytest.approx([0.25] * 4, abs=0.035)  # standard error 0.008
+    assert any(len(set(row)) < 3 for row in drawn.tolist())
+    distinct = random_seats(ids, 4, 3, 0, replacement=False)
+    assert all(len(set(row)) == 3 for row in distinct.tolist())
+    assert np.bincount(distinct.ravel()) / 3000 == pytest.approx([0.25] * 4, abs=0.035)
 
 
-def test_ten_thousand_questions_take_seconds() -> None:
-    skills = [f"s{number}" for number in range(200)]
+def test_seat_numbers_are_those_of_fingerprints() -> None:
+    ids = ["q1", 'with "quotes"', "ümlaut \u2028 and\nnewline", ""]
+    found = seat_numbers(7, ids, 3, "redraw")
+    assert found.tolist() == [[uniform(7, question, seat, "redraw") for seat in range(3)] for question in ids]
+    assert seat_numbers(7, ids, 2).tolist() == [[uniform(7, question, seat) for seat in range(2)] for question in ids]
+
+
+def test_a_question_alone_has_the_very_weights_that_it_has_in_a_large_batch() -> None:
+    skills = [f"s{number}" for number in range(40)]
     experts = pool(**{f"e{e:02}": {s: int(uniform(e, s) * 21) - 8 for s in skills} for e in range(16)})
-    questions = [(f"q{n}", [skills[(n * step) % 200] for step in (1, 3, 7, 11)]) for n in range(10_000)]
-    start = time.process_time()
-    found = recruit(questions, itself(*skills), experts, rules(trim_threshold=0.05))
-    assert time.process_time() - start < 10  # about 1 s on a 2020 laptop core
-    assert len(found.recruitments) == 10_000
+    questions = [(f"q{n}", [skills[(n * step) % 40] for step in (1, 3, 7)]) for n in range(500)]
+    for router in ("reference", "paper"):
+        prepared = Router(experts, rules(router=router))
+        batch = prepared.recruit(questions, itself(*skills), kept=prepared.experts)
+        for row in (0, 17, 499):
+            alone = prepared.recruit(questions[row : row + 1], itself(*skills), kept=prepared.experts)
+            assert alone.recruitments == (batch.recruitment(row),)
+
+
+def test_the_table_holds_what_the_records_say() -> None:
+    questions = [("1", ["x", "y"]), ("2", []), ("3", ["y", "far"])]
+    mapping = itself("x", "y") | {"far": ("x", None)}
+    found = recruit(questions, mapping, POOL, rules(router="paper"))
+    others = random_seats(["1", "2", "3"], 3, 3, 0)
+    table = recruits_table(found, range(3), [5, 6, 7], others)
+    for row, one in zip(table.to_pylist(), found.recruitments, strict=True):
+        expected = recruitment_row(one, row["shard"], [found.experts[i] for i in others[row["shard"] - 5]])
+        assert row == {name: list(v) if isinstance(v, tuple) else v for name, v in expected.items()}
+    assert recruits_table(found, range(2, 3), [7], others[2:]).to_pylist() == table.to_pylist()[2:]
