@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 
+from pipelines.opening import hub_rows
 from pipelines.run import Run
 from pipelines.sharding import SHARD_ROWS
 from symoe_ray.core import InputError, Question
 from symoe_ray.fingerprints import digest, uniform
+from symoe_ray.leaks import without_leaks
 from symoe_ray.settings import Settings
 from symoe_ray.storage import Storage
 from symoe_ray.tables import QUESTIONS, question_of, question_row, table_of
@@ -21,7 +23,7 @@ SPLIT_SHARDS = 1_000_000
 
 def load_questions(settings: Settings) -> TaskData:
     """The questions that a run with these settings is about; InputError where a file is wrong or a split is missing."""
-    data = load_task(settings.task, limit=settings.limit)
+    data = load_task(settings.task, limit=settings.limit, read_hub=hub_rows)
     if not data.test:
         raise InputError(f"task {settings.task.name!r} has no test questions: set task.test")
     if not data.validation and not settings.profiles:
@@ -29,7 +31,7 @@ def load_questions(settings: Settings) -> TaskData:
             f"task {settings.task.name!r} has no validation questions to profile the experts with: "
             "set task.validation, or profiles=RUN to use those of another run"
         )
-    return data
+    return without_leaks(data) if settings.exclude_leaks else data
 
 
 def run_stage(run: Run) -> None:

@@ -75,6 +75,8 @@ def load(overrides: Sequence[str] = (), *, conf_dir: Path | None = None, base: P
         tree.places[override.key] = COMMAND_LINE
         if override.key == "compat":
             _apply_compat(tree, before)
+    if {"seed", "seeds"} & {override.key for override in single} == {"seed"}:
+        tree.values["seeds"] = []  # else those of a saved run would stand, and the seed that was asked for be ignored
     return _typed(tree)
 
 

@@ -1,6 +1,7 @@
 """Question files as rows: JSON lists, JSON lines and Parquet, from a path or an http(s) address.
 
-Whatever is wrong with a file is one `InputError` that names the file and the line, item or byte.
+Whatever is wrong with a file is one `InputError` that names the file and the line, item or byte. A hub's address needs
+a reader that is handed in.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from symoe_ray.core import InputError
+from symoe_ray.hub_addresses import SCHEME
 
 TIMEOUT_S = 60.0
 
@@ -31,11 +33,18 @@ class Row:
     values: Mapping[str, object]
 
 
-def read_rows(source: str) -> list[Row]:
-    """All rows of a .json, .jsonl (or .ndjson) or .parquet file, in the file's order; never empty.
+ReadHub = Callable[[str], list[Row]]
+"""hf:// address -> its rows."""
+
+
+def read_rows(source: str, read_hub: ReadHub | None = None) -> list[Row]:
+    """All rows of a .json, .jsonl (or .ndjson) or .parquet file, or of an hf:// address, in their order; never empty.
 
     Raises InputError for a missing, unreadable, empty or malformed file.
     """
+    if source.startswith(SCHEME):
+        assert read_hub is not None, "who reads task data hands in a reader of the hub"
+        return read_hub(source)
     suffix = PurePosixPath(urllib.parse.urlsplit(source).path if _is_address(source) else source).suffix.lower()
     if suffix not in _READERS:
         raise InputError(f"{source}: unknown kind of file {suffix!r}; allowed: {', '.join(_READERS)}")
@@ -78,9 +87,14 @@ def _text(source: str, content: bytes) -> str:
         raise InputError(f"{source}: not UTF-8 text: byte {error.start} is 0x{content[error.start]:02x}") from None
 
 
-def _json_rows(source: str, content: bytes) -> list[Row]:
+def read_json(source: str) -> object:
+    """The value in a JSON file; InputError with line and column where it is missing or malformed."""
+    return _json(source, _read(source))
+
+
+def _json(source: str, content: bytes) -> object:
     try:
-        items = json.loads(_text(source, content))
+        return json.loads(_text(source, content))
     except json.JSONDecodeError as error:
         hint = " (one object a line? name the file .jsonl)" if error.msg == "Extra data" else ""
         raise InputError(
@@ -88,6 +102,10 @@ def _json_rows(source: str, content: bytes) -> list[Row]:
         ) from None
     except RecursionError:
         raise InputError(f"{source}: not valid JSON: nested too deeply") from None
+
+
+def _json_rows(source: str, content: bytes) -> list[Row]:
+    items = _json(source, content)
     if not isinstance(items, list):
         raise InputError(f"{source}: must hold a list of questions, but holds {_kind_of(items)}")
     return [_row(f"{source}, item {number}", item) for number, item in enumerate(items, start=1)]

@@ -21,10 +21,10 @@ _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3}){1,9}")
 def parse_question(row: Row, task: TaskSettings, *, needs_gold: bool) -> Question:
     """The question in a row, with its own id, or one made from its content where it has none.
 
-    Options come from the `choices` field (a list in letter order, or letter -> text), else from the text itself (see
-    `split_options`). Gold of a choice question is a letter, or exactly an option's text (never an index); of an integer
-    question an integer ("033", 33.0 and "1,024" are read; "080 or 081 (both were accepted)" accepts two); a list
-    accepts each of its members. Raises InputError with the row's place.
+    Options come from the `choices` field (a list in letter order, or letter -> text) or fields (a text each), else from
+    the text itself (see `split_options`). Gold of a choice question is a letter, or exactly an option's text, or its
+    number where the fields say so; of an integer question an integer ("033", 33.0 and "1,024" are read; "080 or 081
+    (both were accepted)" accepts two); a list accepts each of its members. Raises InputError with the row's place.
     """
     names = task.fields
     text = _text(row, names)
@@ -33,10 +33,14 @@ def parse_question(row: Row, task: TaskSettings, *, needs_gold: bool) -> Questio
         stem, found = split_options(text)
     else:
         stem, found = text.strip(), choices
+    if not found:
+        found = ("",) * task.unnamed_options
     kind = _kind(row, task, found)
     if kind == "integer":
         stem, found = text.strip(), ()
     gold = _gold(row, names, kind, found)
+    if task.shuffle_choices:
+        found, gold = _shuffled(stem, found, gold)
     if needs_gold and not gold:
         raise InputError(
             f"{row.place}: a validation question needs a gold answer in {names.gold!r}{_instead(row, names.gold)}"
@@ -104,21 +108,33 @@ def _text(row: Row, names: FieldNames) -> str:
 
 def _choices(row: Row, names: FieldNames) -> tuple[str, ...] | None:
     """The `choices` field's texts in letter order; None where the row has none."""
-    value = row.values.get(names.choices)
+    if len(names.choices) > 1:
+        return _choice_fields(row, names)
+    name = names.choices[0] if names.choices else ""
+    value = row.values.get(name)
     if value is None:
         return None
     if isinstance(value, Mapping):
         letters = sorted(str(key) for key, text in value.items() if text is not None)
         if "".join(letters) != LETTERS[: len(letters)]:
-            raise InputError(
-                f"{row.place}: {names.choices!r} must name its options A, B, C, ..., but has {', '.join(letters)}"
-            )
+            raise InputError(f"{row.place}: {name!r} must name its options A, B, C, ..., but has {', '.join(letters)}")
         value = [value[letter] for letter in letters]
     if not isinstance(value, list) or any(isinstance(item, (dict, list, type(None))) for item in value):
-        raise InputError(f"{row.place}: {names.choices!r} must be a list of texts or letter: text, but is {value!r}")
+        raise InputError(f"{row.place}: {name!r} must be a list of texts or letter: text, but is {value!r}")
     if len(value) > len(LETTERS):
         raise InputError(f"{row.place}: {len(value)} options; at most {len(LETTERS)} can be lettered")
     return tuple(str(item).strip() for item in value)
+
+
+def _choice_fields(row: Row, names: FieldNames) -> tuple[str, ...]:
+    """One option of each field; fields at the end may be empty, since not all questions have as many."""
+    values = [row.values.get(name) for name in names.choices]
+    while values and values[-1] is None:
+        values.pop()
+    for name, value in zip(names.choices, values, strict=False):
+        if isinstance(value, (dict, list, type(None))):
+            raise InputError(f"{row.place}: {name!r} must hold an option's text, but is {value!r}{_instead(row, name)}")
+    return tuple(str(value).strip() for value in values)
 
 
 def _kind(row: Row, task: TaskSettings, choices: tuple[str, ...]) -> Kind:
@@ -132,8 +148,8 @@ def _kind(row: Row, task: TaskSettings, choices: tuple[str, ...]) -> Kind:
         return "integer"
     if len(choices) < 2:
         raise InputError(
-            f"{row.place}: a choice question needs two options or more, in {task.fields.choices!r} or in its text "
-            f'after "The options are:" as "(A) ... (B) ..."; it has {len(choices)}'
+            f"{row.place}: a choice question needs two options or more, in {', '.join(task.fields.choices)} or in its "
+            f'text after "The options are:" as "(A) ... (B) ..."; it has {len(choices)}'
         )
     return "choice"
 
@@ -150,6 +166,12 @@ def _gold(row: Row, names: FieldNames, kind: Kind, choices: tuple[str, ...]) -> 
 
 def _letters(row: Row, names: FieldNames, value: object, choices: tuple[str, ...]) -> list[str]:
     text, letters = _plain(value), LETTERS[: len(choices)]
+    if len(names.choices) > 1 and names.gold in names.choices:
+        return [LETTERS[names.choices.index(names.gold)]]
+    if names.gold_index:
+        if not isinstance(value, int) or not 0 <= value < len(choices):
+            raise InputError(f"{row.place}: gold {value!r} in {names.gold!r} is no number from 0 to {len(choices) - 1}")
+        return [letters[value]]
     match = _LETTER.fullmatch(text)
     if match and match[1] in letters:
         return [match[1]]
@@ -160,6 +182,16 @@ def _letters(row: Row, names: FieldNames, value: object, choices: tuple[str, ...
             f"({', '.join(letters)}) nor the exact text of an option"
         )
     return same
+
+
+def _shuffled(stem: str, choices: tuple[str, ...], gold: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The options in the order of a digest of question and option, and gold's letters in that order.
+
+    Where the options stood before has no influence, so a dataset that lists the right one first gives nothing away.
+    """
+    order = sorted(range(len(choices)), key=lambda place: (digest("choice", stem, choices[place]), place))
+    moved = {LETTERS[before]: LETTERS[after] for after, before in enumerate(order)}
+    return tuple(choices[place] for place in order), tuple(sorted(moved[letter] for letter in gold))
 
 
 def _integers(row: Row, names: FieldNames, value: object) -> list[str]:

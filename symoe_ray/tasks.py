@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from symoe_ray.core import InputError, Question
 from symoe_ray.demo_task import generate
 from symoe_ray.fingerprints import digest
-from symoe_ray.question_files import read_rows
+from symoe_ray.question_files import ReadHub, read_rows
 from symoe_ray.question_rows import content_id, parse_question
 from symoe_ray.settings import TaskSettings
 
@@ -26,16 +26,18 @@ class TaskData:
     warnings: tuple[str, ...] = ()
 
 
-def load_task(task: TaskSettings, *, limit: int = 0) -> TaskData:
+def load_task(task: TaskSettings, *, limit: int = 0, read_hub: ReadHub | None = None) -> TaskData:
     """The questions of a task: its files' or, where it names none, the generated ones.
 
-    `limit` > 0 keeps at most that many questions of each split: those whose ids have the smallest digests, so that a
-    larger limit contains a smaller one whatever the order of the file. Warnings speak of the whole files.
+    `read_hub` reads hf:// addresses. `limit` > 0 keeps at most that many questions of each split: those whose ids have
+    the smallest digests, so that a larger limit contains a smaller one whatever the order of the file. Warnings speak
+    of the whole files.
     Raises InputError where a file or a question is wrong, or where one given id stands for two different contents.
     """
     if task.validation or task.test:
-        validation = _load(task, task.validation, needs_gold=True)
-        test = _load(task, task.test, needs_gold=False)
+        _refuse_without_effect(task)
+        validation = _load(task, task.validation, read_hub, needs_gold=True)
+        test = _load(task, task.test, read_hub, needs_gold=False)
     elif task.demo:
         validation, test = generate(task.demo, task.name)
     else:
@@ -48,8 +50,19 @@ def load_task(task: TaskSettings, *, limit: int = 0) -> TaskData:
     )
 
 
-def _load(task: TaskSettings, source: str, *, needs_gold: bool) -> tuple[Question, ...]:
-    return tuple(parse_question(row, task, needs_gold=needs_gold) for row in read_rows(source)) if source else ()
+def _load(task: TaskSettings, source: str, read_hub: ReadHub | None, *, needs_gold: bool) -> tuple[Question, ...]:
+    rows = read_rows(source, read_hub) if source else []
+    return tuple(parse_question(row, task, needs_gold=needs_gold) for row in rows)
+
+
+def _refuse_without_effect(task: TaskSettings) -> None:
+    """A saved run's addresses are spelled out: another dataset or revision beside them would change nothing."""
+    for key, value in (("dataset", task.dataset), ("revision", task.revision)):
+        if value and not any(value in source for source in (task.validation, task.test)):
+            raise InputError(
+                f"task.{key}={value} occurs in neither task.validation={task.validation} nor task.test={task.test}; "
+                "give task=NAME with it, or set these two"
+            )
 
 
 def _content(question: Question) -> str:

@@ -63,8 +63,8 @@ class TestDefaults:
         plain = settings()
         assert (plain.task.name, plain.task.demo) == ("demo", DemoTask())
         assert (plain.pool.name, plain.cluster.address) == ("demo", "local")
-        assert plain.annotator_name == "SmolLM2"
-        assert [expert.name for expert in plain.pool.experts] == ["SmolLM2", "SmolLM2Greedy", "Gemma3"]
+        assert plain.annotator_name == "Generalist"
+        assert {"Generalist", "Editor", "Science"} < {expert.name for expert in plain.pool.experts}
 
     def test_the_copy_in_the_source_tree_is_found_from_anywhere(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -118,7 +118,7 @@ class TestGroups:
         assert all((e.max_model_len, e.sampling.max_tokens) == (1024, 32) for e in pool.experts)
 
     def test_the_base_models_template_writes_questions_and_answers(self) -> None:
-        template = settings().pool.expert("Gemma3").chat_template
+        template = settings("pool=small").pool.expert("Gemma3").chat_template
         render = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(template).render
         messages = [
             {"role": "system", "content": "Be brief."},
@@ -159,7 +159,7 @@ class TestOverrides:
     def test_every_kind_of_value(self) -> None:
         changed = settings(
             "++k=2", "engine.slots=2", "seeds=[0,1,2]", "profiles=runs/a,runs/b", "replacement=false", "temperature=1",
-            "aggregate.skip_on_consensus=off", "output_dir=007", "annotator='Gemma3'",
+            "aggregate.skip_on_consensus=off", "output_dir=007", "annotator='Science'",
             "engine.enforce_eager=true",
         )  # fmt: skip
         assert (changed.k, changed.engine.slots, changed.seeds) == (2, 2, (0, 1, 2))
@@ -167,7 +167,7 @@ class TestOverrides:
         assert changed.replacement is False
         assert isinstance(changed.temperature, float)
         assert changed.aggregate.skip_on_consensus == "off"
-        assert (changed.output_dir, changed.annotator_name) == ("007", "Gemma3")
+        assert (changed.output_dir, changed.annotator_name) == ("007", "Science")
         assert changed.engine.enforce_eager is True
 
     def test_one_value_stands_for_a_list_of_one_and_nothing_for_none(self) -> None:
@@ -237,9 +237,9 @@ class TestMistakes:
             (["seeds=[0,0]"], ["seeds", "different"]),
             (["seeds=[0,x]"], ["seeds[1] is 'x'", "an integer"]),
             (["seeds=[0"], ["seeds=[0", "YAML"]),
-            (["k=4", "replacement=false"], ["k is 4", "at most 3", "replacement=false"]),
-            (["annotator=Gema3"], ["annotator is 'Gema3'", "SmolLM2, SmolLM2Greedy, Gemma3", "did you mean Gemma3?"]),
-            (["aggregator=Llama"], ["aggregator is 'Llama'", "auto, SmolLM2, SmolLM2Greedy, Gemma3"]),
+            (["k=9", "replacement=false"], ["k is 9", "at most 8", "replacement=false"]),
+            (["annotator=Sience"], ["annotator is 'Sience'", "Letters, Science, Travel", "did you mean Science?"]),
+            (["aggregator=Llama"], ["aggregator is 'Llama'", "auto, Arithmetic, Measures"]),
             (["aggregate.min_experts=4"], ["aggregate.min_experts is 4", "k=3"]),
             (["annotate.min_count=6"], ["annotate.min_count is 6", "annotate.samples=5"]),
             (["pool.defaults.max_model_len=x"], ["pool.defaults.max_model_len is 'x'", "an integer"]),
@@ -247,8 +247,8 @@ class TestMistakes:
             (["pool.experts=[]"], ["pool.experts", "pool file"]),
             (["engine=2"], ["engine", "engine.slots"]),
             (["k"], ["'k'", "key=value"]),
-            (["task=nope"], ["task=nope", "aime24, demo, gpqa, medmcqa, mmlu_pro"]),
-            (["pool=nope.yaml"], ["nope.yaml", "demo, paper16, tiny"]),
+            (["task=nope"], ["task=nope", "aime24, aime24_hub, demo, gpqa, gpqa_hub, medmcqa, medmcqa_hub, mmlu_pro"]),
+            (["pool=nope.yaml"], ["nope.yaml", "demo, paper16, small, tiny"]),
             (["output_dir=${nothing}"], ["output_dir", "nothing"]),
         ],
     )
@@ -347,6 +347,12 @@ class TestSavedRun:
     def test_compat_can_be_taken_back(self, tmp_path: Path) -> None:
         _, path = self.saved(tmp_path, "compat=reference")
         assert load(["compat=default"], base=path) == settings()
+
+    def test_a_seed_alone_takes_the_place_of_several(self, tmp_path: Path) -> None:
+        _, path = self.saved(tmp_path, "seeds=[0,1]")
+        assert load(["seed=1"], base=path).all_seeds == (1,)
+        assert load(["seed=1", "seeds=[2,3]"], base=path).all_seeds == (2, 3)
+        assert load(["k=2"], base=path).all_seeds == (0, 1)
 
     def test_what_cannot_reach_a_saved_run_is_refused(self, tmp_path: Path) -> None:
         _, path = self.saved(tmp_path, "task=aime24", "data_dir=/a")

@@ -155,12 +155,51 @@ class TestFormats:
         assert len(loaded(put(tmp_path / "q.jsonl", text)).test) == 1
 
     def test_fields_can_be_called_otherwise(self, tmp_path: Path) -> None:
-        names = FieldNames(id="key", question="ask", choices="options", gold="answer", category="topic")
+        names = FieldNames(id="key", question="ask", choices=("options",), gold="answer", category="topic")
         item = {"key": 7, "ask": "Q?", "options": {"B": "two", "A": "one"}, "answer": "two", "topic": "t"}
         (question,) = loaded(put(tmp_path / "q.json", [item]), fields=names).test
         assert question == Question(
             id="7", text="Q?", kind="choice", task="T", choices=("one", "two"), gold=("B",), category="t"
         )
+
+    def test_options_can_stand_in_a_field_each(self, tmp_path: Path) -> None:
+        item = {"question": "Q?", "a": "one", "b": "two", "c": None, "gold_answer": "B"}
+        names = FieldNames(choices=("a", "b", "c"))
+        assert loaded(put(tmp_path / "q.json", [item]), fields=names).test[0].choices == ("one", "two")
+        with pytest.raises(InputError, match="item 1: 'b' must hold an option's text, but is None"):
+            loaded(put(tmp_path / "q.json", [{**item, "b": None, "c": "three"}]), fields=names)
+
+    def test_gold_can_be_the_field_of_the_right_option(self, tmp_path: Path) -> None:
+        item = {"question": "Q?", "right": "A", "wrong": "B"}
+        names = FieldNames(choices=("wrong", "right"), gold="right")
+        (question,) = loaded(put(tmp_path / "q.json", [item]), fields=names).test
+        assert (question.choices, question.gold) == (("B", "A"), ("B",))
+
+    @pytest.mark.parametrize(("gold", "expected"), [(0, ("A",)), (2, ("C",)), ([0, 1], ("A", "B"))])
+    def test_gold_can_be_a_number(self, tmp_path: Path, gold: object, expected: tuple[str, ...]) -> None:
+        rows = put(tmp_path / "q.json", [{**COLOUR, "gold_answer": gold}])
+        assert loaded(rows, fields=FieldNames(gold_index=True)).test[0].gold == expected
+
+    @pytest.mark.parametrize("gold", [3, -1, "B", 1.0])
+    def test_a_number_of_no_option_is_refused(self, tmp_path: Path, gold: object) -> None:
+        rows = put(tmp_path / "q.json", [{**COLOUR, "gold_answer": gold}])
+        with pytest.raises(InputError, match=r"item 1: gold .* is no number from 0 to 2"):
+            loaded(rows, fields=FieldNames(gold_index=True))
+
+    def test_options_in_a_hashed_order_keep_their_gold(self, tmp_path: Path) -> None:
+        items = [{"question": f"Q{n}?", "choices": ["w", "x", "y", "z"], "gold_answer": "A"} for n in range(20)]
+        task = TaskSettings(name="T", shuffle_choices=True, test=put(tmp_path / "q.json", items))
+        questions = load_task(task).test
+        assert all(question.choices[question.letters.index(question.gold[0])] == "w" for question in questions)
+        assert {question.gold[0] for question in questions} == set("ABCD")
+        turned = [{**item, "choices": ["z", "y", "x", "w"], "gold_answer": "D"} for item in items]
+        put(tmp_path / "q.json", turned)
+        assert load_task(task).test == questions
+
+    def test_unnamed_options_serve_questions_that_name_none(self, tmp_path: Path) -> None:
+        file = put(tmp_path / "q.json", [COLOUR, {"question": "Q?", "gold_answer": "D"}])
+        questions = load_task(TaskSettings(name="T", kind="choice", unnamed_options=4, test=file)).test
+        assert [(q.letters, q.gold) for q in questions] == [("ABC", ("B",)), ("ABCD", ("D",))]
 
     def test_kinds_are_told_apart_by_the_options_or_as_the_row_says(self, tmp_path: Path) -> None:
         items = [COLOUR, SUM, {**COLOUR, "question": "How many?", "gold_answer": 3, "kind": "integer"}]
