@@ -1,4 +1,5 @@
-"""What every slot did when, from the events of a run: geometry for the report's timeline and totals per expert.
+"""What every slot did when, from the events of a run, beside what was predicted: geometry for the report's timeline,
+and totals per expert and stage.
 
 An event is written when it is over, so it covers [t - seconds, t]. Attempts of a resumed run are laid end to end. All
 positions are percent of the whole length.
@@ -18,6 +19,7 @@ _SHOWN = _LOADING | {"generate", "prefetch", "crash"}
 _MERGE_BELOW = 0.002  # Of the whole length: chunks of one expert closer than this are drawn as one bar.
 _STEPS_S = (0.1, 0.5, 1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400)
 _MAX_TICKS = 9
+_LONGEST_PREDICTION = 2.0  # Times the actual length: what was predicted beyond that is not drawn.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,21 +35,52 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedSpan:
+    """What a slot was predicted to do from `begin_s` to `end_s` of its stage: `event` is load or generate."""
+
+    slot: str
+    event: str
+    expert: str
+    begin_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedStage:
+    """A stage as it was predicted before the run."""
+
+    stage: str
+    seconds: float
+    spans: tuple[PlannedSpan, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lane:
-    """One slot (or the stages): its bars, how many rows they need, and the shares of time generating and loading."""
+    """One slot (or the stages): its bars, how many rows they need, what was predicted of it, and the shares of the
+    actual time generating, loading and idle.
+    """
 
     name: str
     bars: tuple[Bar, ...]
     rows: int
     generating: float
     loading: float
+    idle: float
+    predicted: tuple[Bar, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
-    """Lanes by slot, the stages as a lane of their own, ticks as (percent, label), starts of further attempts."""
+    """Lanes by slot, the stages as a lane of their own, ticks as (percent, label), starts of further attempts.
+
+    `length_s` is what 100 percent stand for, `actual_s` how long the run took; `predicted_s` is 0 without a
+    prediction, which is `cut` where the axis ends before it does.
+    """
 
     length_s: float
+    actual_s: float
+    predicted_s: float
+    cut: bool
     stages: Lane
     lanes: tuple[Lane, ...]
     ticks: tuple[tuple[float, str], ...]
@@ -67,6 +100,19 @@ class EngineRow:
     completion_tokens: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageRow:
+    """One stage: seconds predicted (None: not predicted) and taken, from its first event's begin to its last one's end,
+    over all attempts; its loads, and tokens written.
+    """
+
+    stage: str
+    predicted_s: float | None
+    actual_s: float
+    loads: int
+    completion_tokens: int
+
+
 @dataclass(slots=True, kw_only=True)
 class _Span:
     start: float
@@ -80,25 +126,44 @@ class _Span:
     tokens: int = 0
 
 
-def build_timeline(events: Iterable[Event]) -> Timeline | None:
-    """The timeline of a run's events, in any order; None where nothing took time."""
+def build_timeline(events: Iterable[Event], planned: Sequence[PlannedStage] = ()) -> Timeline | None:
+    """The timeline of a run's events, in any order; None where nothing took time. Predicted stages follow each other
+    from the first thing that happened.
+    """
     shown = [event for event in events if event["event"] in _SHOWN]
-    offsets, length_s = _offsets(shown)
-    if length_s <= 0:
+    offsets, actual_s = _offsets(shown)
+    if actual_s <= 0:
         return None
     spans = sorted((_span(event, offsets) for event in shown), key=lambda span: (span.start, span.end))
+    predicted_s, begin_s = sum(stage.seconds for stage in planned), spans[0].start
+    length_s = max(actual_s, min(begin_s + predicted_s, _LONGEST_PREDICTION * actual_s))
     by_slot: dict[str, list[_Span]] = defaultdict(list)
     for span in spans:
         by_slot[span.slot].append(span)
+    plans = _planned_spans(planned, begin_s, length_s)
+    slots = sorted({*by_slot, *plans} - {""}, key=lambda s: (len(s), s))
     return Timeline(
         length_s=length_s,
-        stages=_lane("", _stages(spans), length_s),
-        lanes=tuple(_lane(slot, by_slot[slot], length_s) for slot in sorted(by_slot, key=lambda s: (len(s), s))),
+        actual_s=actual_s,
+        predicted_s=predicted_s,
+        cut=begin_s + predicted_s > length_s,
+        stages=_lane("", _stages(spans), plans.get("", []), length_s, actual_s),
+        lanes=tuple(_lane(slot, by_slot[slot], plans.get(slot, []), length_s, actual_s) for slot in slots),
         ticks=_ticks(length_s),
         attempts=tuple(
             (100 * offset / length_s, f"attempt {attempt}") for attempt, offset in offsets.items() if offset
         ),
     )
+
+
+def stage_rows(events: Iterable[Event], planned: Sequence[PlannedStage] = ()) -> list[StageRow]:
+    """What every stage took, beside what was predicted, in the order in which they first did something."""
+    of_stage: dict[str, list[Event]] = {}
+    for event in events:
+        if event.get("stage") and event["event"] in _SHOWN:
+            of_stage.setdefault(str(event["stage"]), []).append(event)
+    predicted = {stage.stage: stage.seconds for stage in planned}
+    return [_stage_row(stage, own, predicted.get(stage)) for stage, own in of_stage.items()]
 
 
 def engine_rows(events: Iterable[Event]) -> list[EngineRow]:
@@ -151,6 +216,21 @@ def _span(event: Event, offsets: Mapping[int, float]) -> _Span:
     )
 
 
+def _planned_spans(planned: Sequence[PlannedStage], begin_s: float, length_s: float) -> dict[str, list[_Span]]:
+    """By slot, and the stages by "": what begins before the axis ends, cut off there."""
+    found: dict[str, list[_Span]] = defaultdict(list)
+    for stage in planned:
+        whole = PlannedSpan(slot="", event="stage", expert=stage.stage, begin_s=0, end_s=stage.seconds)
+        for span in (whole, *stage.spans):
+            start, end = begin_s + span.begin_s, min(length_s, begin_s + span.end_s)
+            if start < end:
+                found[span.slot].append(
+                    _Span(start=start, end=end, event=span.event, expert=span.expert, stage=stage.stage, slot=span.slot)
+                )
+        begin_s += stage.seconds
+    return found
+
+
 def _stages(spans: Iterable[_Span]) -> list[_Span]:
     stages: dict[str, _Span] = {}
     for span in spans:
@@ -164,7 +244,7 @@ def _stages(spans: Iterable[_Span]) -> list[_Span]:
     return list(stages.values())
 
 
-def _lane(name: str, spans: Sequence[_Span], length_s: float) -> Lane:
+def _lane(name: str, spans: Sequence[_Span], planned: Sequence[_Span], length_s: float, actual_s: float) -> Lane:
     # A prefetch runs beside the work of its slot and is drawn under the rows of that work; a crash is drawn over it.
     work = _merge([span for span in spans if span.event not in ("prefetch", "crash")], _MERGE_BELOW * length_s)
     ends: list[float] = []
@@ -179,8 +259,10 @@ def _lane(name: str, spans: Sequence[_Span], length_s: float) -> Lane:
         name=name,
         bars=tuple(bars),
         rows=len(ends),
-        generating=_covered([s for s in work if s.event == "generate"]) / length_s,
-        loading=_covered([s for s in work if s.event in _LOADING]) / length_s,
+        generating=_covered([s for s in work if s.event == "generate"]) / actual_s,
+        loading=_covered([s for s in work if s.event in _LOADING]) / actual_s,
+        idle=max(0.0, 1 - _covered(work) / actual_s),
+        predicted=tuple(_bar(span, 0, length_s, "predicted: ") for span in planned),
     )
 
 
@@ -199,14 +281,14 @@ def _merge(spans: Sequence[_Span], gap_s: float) -> list[_Span]:
     return merged
 
 
-def _bar(span: _Span, row: int, length_s: float) -> Bar:
+def _bar(span: _Span, row: int, length_s: float, prefix: str = "") -> Bar:
     return Bar(
         left=round(100 * span.start / length_s, 3),
         width=round(100 * (span.end - span.start) / length_s, 3),
         row=row,
         event=span.event,
         expert=span.expert,
-        title=_title(span),
+        title=prefix + _title(span),
     )
 
 
@@ -236,6 +318,20 @@ def _covered(spans: Sequence[_Span]) -> float:
 def _ticks(length_s: float) -> tuple[tuple[float, str], ...]:
     step = next((step for step in _STEPS_S if length_s / step <= _MAX_TICKS), _STEPS_S[-1])
     return tuple((100 * i * step / length_s, duration(i * step)) for i in range(int(length_s / step) + 1))
+
+
+def _stage_row(stage: str, events: Sequence[Event], predicted_s: float | None) -> StageRow:
+    lengths: dict[int, list[float]] = defaultdict(list)
+    for event in events:
+        end = float(event["t"])
+        lengths[int(event.get("attempt", 1))] += [end - float(event.get("seconds") or 0), end]
+    return StageRow(
+        stage=stage,
+        predicted_s=predicted_s,
+        actual_s=sum(max(times) - min(times) for times in lengths.values()),
+        loads=sum(event["event"] in _LOADING for event in events),
+        completion_tokens=sum(int(event.get("completion_tokens") or 0) for event in events),
+    )
 
 
 def _engine_row(expert: str, events: Sequence[Event]) -> EngineRow:

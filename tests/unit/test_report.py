@@ -5,16 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import random
 import re
+import zlib
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
-from symoe_ray.report import AggregatorRow, DraftRow, QuestionRow, ReportData, render
-from symoe_ray.results import MethodRow, build_results
-from symoe_ray.timeline import build_timeline, duration, engine_rows
+from symoe_ray.reporting.page import AggregatorRow, ReportData, render
+from symoe_ray.reporting.paper_table import paper_table
+from symoe_ray.reporting.question_blocks import PackedQuestions, pack
+from symoe_ray.reporting.questions import DraftRow, FinalRow, Graded, QuestionRow
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'"
 VOID = {"meta", "input", "br", "link", "img"}
@@ -51,46 +52,57 @@ class Page(HTMLParser):
         return [attrs[name] for found, attrs in self.tags if found == tag and name in attrs]
 
 
-def row(method: str, question: int, correct: bool, seed: int = 0) -> MethodRow:
-    return MethodRow(
-        method=method, question_id=f"q{question}", seed=seed, correct=correct, correct_reference=correct, answer="A",
-        calls=1, prompt_tokens=1000, completion_tokens=234,
-    )  # fmt: skip
+def method(accuracy: float, **changes: Any) -> dict[str, Any]:
+    made = {
+        "accuracy": accuracy, "ci95": [accuracy - 0.1, accuracy + 0.1], "n": 7, "calls": 21, "prompt_tokens": 7000,
+        "completion_tokens": 1638, "seconds": 75.0, "accuracy_reference": accuracy,
+    }  # fmt: skip
+    return made | changes
 
 
-def results(ours: str = "1111110", best: str = "1000000", **notes: object) -> dict[str, Any]:
-    rows = [row("symoe", i, mark == "1") for i, mark in enumerate(ours)]
-    rows += [row("best_single", i, mark == "1") for i, mark in enumerate(best)]
-    return build_results(
-        task="demo", rows=rows, engine={"loads": {}, "wall_s": 75.0, "predicted_wall_s": 60.0}, config={},
-        versions={"vllm": "1.2"}, counts={}, notes=notes, date=0.0,
-    )  # fmt: skip
+def pair(difference: float, low: float, high: float, **changes: Any) -> dict[str, Any]:
+    made = {"difference": difference, "ci95": [low, high], "mcnemar_p": 0.25, "smallest_detectable": 0.3}
+    return made | changes
 
 
-def question(identity: str, correct: bool | None, marks: str, failure: str = "", **changes: Any) -> QuestionRow:
+def results(names: dict[str, dict[str, Any]] | None = None, **block: Any) -> dict[str, Any]:
+    """results.json as far as a page shows it: our method, the best single one, and `names`."""
+    methods = {"symoe": method(0.857), "best_single": method(0.714)} | (names or {})
+    made = {
+        "methods": methods,
+        "paired": {"symoe_vs_best_single": pair(0.143, -0.1, 0.4)},
+        "grading": {"unparsed": 1, "truncated": 2, "failed": 3, "grader_disagreement": 4},
+        "engine": {"loads": {}, "wall_s": 75.0, "predicted_wall_s": 60.0},
+        "seeds": [0],
+        "counts": {},
+        "versions": {"vllm": "1.2"},
+        "notes": {"best_single": "Bob", "warnings": []},
+    }
+    return {"results": {"demo": {}}, "symoe": made | block}
+
+
+def graded(text: str, answer: str, correct: bool | None, **changes: Any) -> Graded:
+    made: dict[str, Any] = {
+        "text": text, "answer": answer, "correct": correct, "reference_answer": answer, "reference_correct": correct,
+        "unparsed": False, "truncated": False, "prompt_tokens": 9, "completion_tokens": 5, "failure": "",
+    }  # fmt: skip
+    return Graded(**(made | changes))  # type: ignore[typeddict-item]
+
+
+def question(identity: str, **changes: Any) -> QuestionRow:
     made: dict[str, Any] = {
         "id": identity, "question": "How many?", "choices": ("one", "two"), "gold": ("B",), "skills": ("counting",),
-        "mapped": ("sums",), "candidates": ("Ann", "Bob"), "weights": (0.75, 0.25), "experts": ("Ann",) * len(marks),
-        "drafts": [
-            DraftRow(expert="Ann", answer="B", correct=mark == "1", text="so B", truncated=False, failure="")
-            for mark in marks
-        ],
-        "text": "It is B", "value": "B", "correct": correct, "method": "aggregated by Bob", "failure": failure,
+        "mapped": ("sums",), "cosines": (0.5,), "candidates": ("Ann", "Bob"), "weights": (0.75, 0.25),
+        "experts": ("Ann", "Ann"), "fallback": "",
+        "drafts": [DraftRow(expert="Ann", sample=i, **graded("so B", "B", True)) for i in range(2)],
+        "final": FinalRow(aggregator="Bob", skipped="", **graded("It is B", "B", True)),
     }  # fmt: skip
-    return QuestionRow(**(made | changes))
+    return QuestionRow(**(made | changes))  # type: ignore[typeddict-item]
 
 
-def event(kind: str, t: float, seconds: float, slot: int = 0, expert: str = "Ann", **more: object) -> dict[str, Any]:
-    return {
-        "event": kind,
-        "t": t,
-        "seconds": seconds,
-        "slot": slot,
-        "expert": expert,
-        "stage": "answer",
-        "attempt": 1,
-        **more,
-    }
+def event(kind: str, t: float, seconds: float, expert: str = "Ann", **more: object) -> dict[str, Any]:
+    made = {"event": kind, "t": t, "seconds": seconds, "slot": 0, "expert": expert, "stage": "answer", "attempt": 1}
+    return made | more
 
 
 def full(**changes: Any) -> ReportData:
@@ -100,8 +112,8 @@ def full(**changes: Any) -> ReportData:
         "profiles": {"Ann": {"sums": 3.0}, "Bob": {"sums": -2.0}},
         "aggregators": [AggregatorRow(expert="Bob", correct=3, graded=4, chosen=True)],
         "annotation": {"without skills": 2}, "events": [event("load", 2, 2, tier="fork"), event("generate", 10, 8)],
-        "questions": [question("a", True, "11"), question("b", False, "10"), question("c", False, "00")],
-        "questions_total": 7, "warnings": ["mind the gap"], "notes": ["a note"],
+        "questions": pack([question("a"), question("b")], "default"), "questions_total": 7,
+        "warnings": ["mind the gap"], "notes": ["a note"],
     }  # fmt: skip
     return ReportData(**(given | changes))
 
@@ -118,6 +130,7 @@ def test_page_says_what_it_was_given() -> None:
         "1 min 15 s",
         "1 min predicted",
         "3 / 4</td>",
+        "2 of 7 questions are in this page",
     ):
         assert part in text
     assert "30</td>" in text
@@ -131,7 +144,7 @@ def test_an_aggregator_that_was_not_measured_has_no_accuracy() -> None:
     text = render(full(aggregators=rows, aggregator_reason="Bob: no case could be made"))
     Page(text)
     assert "Bob: no case could be made" in text
-    assert "(chosen)" not in text
+    assert "<strong>(chosen)" not in text
     assert "0 / 0" not in text
 
 
@@ -152,7 +165,7 @@ def test_page_loads_nothing() -> None:
 def test_policy_allows_exactly_the_pages_own_script() -> None:
     page = Page(render(full()))
     (policy,) = [str(value) for value in page.values("meta", "content") if "default-src" in str(value)]
-    (script,) = [source for attrs, source in page.scripts if attrs.get("type") != "application/json"]
+    (script,) = [source for attrs, source in page.scripts if "type" not in attrs]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}';" in policy
     assert "default-src 'none'" in policy
@@ -170,71 +183,86 @@ def test_anchors_and_labels_point_to_something_that_is_there_once() -> None:
 
 
 def test_nothing_given_can_become_markup() -> None:
+    text = graded(ATTACK, ATTACK, False, reference_answer=ATTACK, failure=ATTACK)
     hostile = question(
-        ATTACK, False, "1", ATTACK, question=ATTACK, choices=(ATTACK, ATTACK), skills=(ATTACK,), mapped=("m" + ATTACK,),
-        text=ATTACK, value=ATTACK, method=ATTACK, gold=(ATTACK,), candidates=(ATTACK,), weights=(1.0,),
-        experts=(ATTACK,),
-        drafts=[DraftRow(expert=ATTACK, answer=ATTACK, correct=True, text=ATTACK, truncated=True, failure=ATTACK)],
+        ATTACK, question=ATTACK, choices=(ATTACK, ATTACK), gold=(ATTACK,), skills=(ATTACK,), mapped=("m" + ATTACK,),
+        candidates=(ATTACK,), weights=(1.0,), experts=(ATTACK,), fallback=ATTACK,
+        drafts=[DraftRow(expert=ATTACK, sample=0, **text)], final=FinalRow(aggregator=ATTACK, skipped=ATTACK, **text),
     )  # fmt: skip
+    example = {"question_id": ATTACK, "gold": [ATTACK], "text_end": ATTACK, "answer": ATTACK, "correct": True}
+    grading = results()["symoe"]["grading"] | {
+        "examples": [example | {"reference_answer": ATTACK, "reference_correct": False}]
+    }
     data = full(
         run=ATTACK, settings={ATTACK: ATTACK}, seats={ATTACK: 1}, seats_by_skill={ATTACK: {ATTACK: 1}},
         profiles={ATTACK: {ATTACK: 1.0}}, aggregators=[AggregatorRow(expert=ATTACK, correct=1, graded=1)],
-        annotation={ATTACK: 1}, questions_total=3,
+        annotation={ATTACK: 1}, questions=pack([hostile], "default"), questions_total=3,
         events=[event("load", 1, 1, expert=ATTACK, tier=ATTACK), event("generate", 9, 8) | {"stage": ATTACK}],
-        questions=[hostile], warnings=[ATTACK], notes=[ATTACK], results=results(best_single=ATTACK, other=ATTACK),
+        warnings=[ATTACK], notes=[ATTACK],
+        results=results({ATTACK: method(0.5)}, notes={"best_single": ATTACK}, grading=grading),
     )  # fmt: skip
     page = Page(render(data))
     assert not [tag for tag, _ in page.tags if tag == "img"]
     assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
-    assert len(page.scripts) == len([tag for tag, _ in page.tags if tag == "script"]) == 2
+    kinds = [attrs.get("type", "") for tag, attrs in page.tags if tag == "script"]
+    assert kinds == ["application/json", "application/json", "text/plain", "", "text/plain"]
 
 
 def test_results_can_be_taken_back_out_of_the_page() -> None:
-    given = results(best_single=ATTACK)
-    (source,) = [source for attrs, source in Page(render(full(results=given))).scripts if attrs.get("type")]
-    assert json.loads(source) == given
+    given = results({ATTACK: method(0.5)})
+    sources = [source for attrs, source in Page(render(full(results=given))).scripts if attrs.get("id") == "results"]
+    assert [json.loads(source) for source in sources] == [given]
 
 
-def test_filters_count_failed_as_wrong_and_find_missed_drafts() -> None:
-    questions = [
-        question("a", True, "11"),
-        question("b", False, "10"),
-        question("c", False, "00"),
-        question("d", False, "01", "engine died"),
-        question("e", None, "00", gold=()),
-    ]
-    page = Page(render(full(questions=questions)))
-    assert page.values("li", "data-marks") == ["right", "wrong missed", "wrong", "wrong missed failed", ""]
-    text = re.sub(r"<[^>]+>", "", render(full(questions=questions)))
-    for label in (
-        "All questions: 5",
-        "Right questions: 1",
-        "Wrong questions: 3",
-        "right questions: 2",
-        "Failed questions: 1",
-    ):
-        assert label in text
+def test_questions_can_be_taken_back_out_of_the_page() -> None:
+    given = [question("a", question=ATTACK), question("b", question="Ω\u2028")]
+    page = Page(render(full(questions=pack(given, "default"))))
+    (block,) = [source for attrs, source in page.scripts if attrs.get("class") == "question-block"]
+    lines = zlib.decompress(base64.b64decode(block)).decode().split("\n")
+    assert [json.loads(line) for line in lines] == json.loads(json.dumps(given))
+
+
+def test_filters_without_questions_are_not_offered() -> None:
+    wrong = question("c", final=FinalRow(aggregator="Bob", skipped="", **graded("A", "A", False)))
+    page = Page(render(full(questions=pack([question("a"), wrong], "default"))))
+    offered = [attrs["value"] for tag, attrs in page.tags if tag == "input" and attrs.get("type") == "radio"]
+    assert offered == ["all", "right", "wrong", "missed"]
 
 
 def test_a_run_without_anything_yet_still_has_a_page() -> None:
-    empty = build_results(task="t", rows=[], engine={}, config={}, versions={}, counts={}, notes={}, date=0.0)
+    empty = results(methods={}, paired={}, engine={})
     text = render(ReportData(run="fresh", date=0.0, settings={}, results=empty))
     Page(text)
     assert "No question has been evaluated yet." in text
     assert 'id="engines"' not in text
+    assert 'id="filters"' not in text
 
 
 @pytest.mark.parametrize(
-    ("ours", "best", "says"),
+    ("against", "says"),
     [
-        ("1111111111", "0000000000", "Ahead of the best single expert."),
-        ("0000000000", "1111111111", "Behind the best single expert."),
-        ("1010101010", "0101010101", "Not distinguishable"),
-        ("10", "01", "too few questions to tell any difference"),
+        (pair(0.2, 0.1, 0.3), "Ahead of the best single expert."),
+        (pair(-0.2, -0.3, -0.1), "Behind the best single expert."),
+        (pair(0.0, -0.1, 0.1), "which can show differences of 30.0 points or more"),
+        (pair(0.0, -0.1, 0.1, smallest_detectable=None), "too few questions to tell any difference"),
     ],
 )
-def test_verdict_is_no_stronger_than_the_interval(ours: str, best: str, says: str) -> None:
-    assert says in render(full(results=results(ours, best)))
+def test_verdict_is_no_stronger_than_the_interval(against: dict[str, Any], says: str) -> None:
+    given = results(paired={"symoe_vs_best_single": against})
+    assert says in render(full(results=given))
+    assert says in paper_table(given, run="r", settings={})
+
+
+def test_graders_disagreements_are_shown_with_what_each_read() -> None:
+    example = {
+        "question_id": "case 1", "gold": ["B"], "text_end": "so it is B. I am sure", "answer": "B", "correct": True,
+        "reference_answer": "I", "reference_correct": False,
+    }  # fmt: skip
+    grading = results()["symoe"]["grading"] | {"readings_differ": 12, "examples": [example]}
+    text = render(full(results=results(grading=grading)))
+    Page(text)
+    for part in ("Examples of disagreement", 'href="#q-case%201"', "so it is B. I am sure", "<dd>12</dd>"):
+        assert part in text
 
 
 def test_skills_beyond_the_first_twenty_are_counted_not_hidden() -> None:
@@ -245,92 +273,29 @@ def test_skills_beyond_the_first_twenty_are_counted_not_hidden() -> None:
     assert "5 further skills are left out" in text
 
 
-def test_bars_end_at_their_event_and_chunks_are_merged() -> None:
-    events = [
-        event("load", 10, 10, tier="fork"),
-        event("generate", 30, 20, requests=3, completion_tokens=100),
-        event("generate", 50, 20, requests=4, completion_tokens=200),
-        event("load", 60, 10, expert="Bob", tier="reload"),
-        event("generate", 100, 40, expert="Bob"),
-        event("prefetch", 45, 15, expert="Bob"),
-        event("sleep", 100, 0, expert="Bob"),
-    ]
-    shuffled = list(events)
-    random.Random(0).shuffle(shuffled)
-    timeline = build_timeline(shuffled)
-    assert timeline is not None
-    assert timeline.length_s == 100
-    (lane,) = timeline.lanes
-    assert [(bar.event, bar.expert, bar.left, bar.width, bar.row) for bar in lane.bars] == [
-        ("load", "Ann", 0, 10, 0),
-        ("generate", "Ann", 10, 40, 0),
-        ("load", "Bob", 50, 10, 0),
-        ("generate", "Bob", 60, 40, 0),
-        ("prefetch", "Bob", 30, 15, 1),
-    ]
-    assert lane.bars[1].title == "Ann: generate, 40 s, 7 requests, 300 tokens, from 10 s, stage answer"
-    assert (lane.generating, lane.loading) == (pytest.approx(0.8), pytest.approx(0.2))
-    assert [label for _, label in timeline.ticks] == ["0 s", "30 s", "1 min", "1 min 30 s"]
-
-
-def test_overlapping_work_gets_rows_and_time_is_not_counted_twice() -> None:
-    timeline = build_timeline(
-        [event("generate", 80, 80), event("generate", 100, 60, expert="Bob"), event("crash", 90, 0)]
+def test_paper_table_holds_every_method_and_stays_a_table() -> None:
+    given = results(
+        {"self_consistency@3": method(0.5, seconds=None), "expert:a|b*": method(0.4)},
+        paired={"symoe_vs_best_single": pair(0.143, -0.1, 0.4, mcnemar_p=0.0004)},
     )
-    assert timeline is not None
-    (lane,) = timeline.lanes
-    assert [(bar.expert, bar.event, bar.row) for bar in lane.bars] == [
-        ("Ann", "generate", 0),
-        ("Bob", "generate", 1),
-        ("Ann", "crash", 0),
+    lines = paper_table(given, run="night_run", settings={"k": 3}).splitlines()
+    assert lines[0] == "## night\\_run"
+    assert lines[2] == "k 3"
+    rows = [line for line in lines if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in rows} == {10}
+    assert rows[2:] == [
+        "| **Symbolic-MoE** | **85.7 (75.7–95.7)** |  |  | **7** | **21** | **7,000** | **1,638** | **1 min 15 s** |",
+        "| Best single expert (Bob) | 71.4 (61.4–81.4) | +14.3 (−10.0 to +40.0) | \\<\N{NO-BREAK SPACE}0.001 "
+        "| 7 | 21 | 7,000 | 1,638 | 1 min 15 s |".replace("\N{NO-BREAK SPACE}", " "),
+        "| Self-consistency@3 | 50.0 (40.0–60.0) |  |  | 7 | 21 | 7,000 | 1,638 |  |",
+        "| a\\|b\\* | 40.0 (30.0–50.0) |  |  | 7 | 21 | 7,000 | 1,638 | 1 min 15 s |",
     ]
-    assert lane.rows == 2
-    assert lane.generating == pytest.approx(1.0)
 
 
-def test_attempts_are_laid_end_to_end_and_slots_ordered_by_number() -> None:
-    events = [
-        event("generate", 30, 30, slot=10, attempt=0),
-        event("generate", 10, 50, slot=2, attempt=1, stage="aggregate"),
-    ]
-    timeline = build_timeline(events)
-    assert timeline is not None
-    assert [lane.name for lane in timeline.lanes] == ["2", "10"]
-    assert timeline.attempts == ((75.0, "attempt 1"),)
-    # The second attempt lasted 10 s, so its bar cannot reach back into the first.
-    assert (timeline.lanes[0].bars[0].left, timeline.lanes[0].bars[0].width) == (75.0, 25.0)
-    assert [(bar.expert, bar.left) for bar in timeline.stages.bars] == [("answer", 0.0), ("aggregate", 75.0)]
+def test_paper_table_without_times_has_no_column_for_them() -> None:
+    untimed = {name: method(0.5, seconds=None) for name in ("symoe", "best_single")}
+    assert "Time" not in paper_table(results(untimed), run="r", settings={})
 
 
-def test_no_events_no_timeline() -> None:
-    assert build_timeline([]) is None
-    assert build_timeline([event("unload", 5, 0)]) is None
-
-
-def test_engine_totals_by_expert() -> None:
-    events = [
-        event("load", 2, 2.0, tier="fork"),
-        event("load", 20, 3.0, tier="fork"),
-        event("wake", 30, 0.5, tier="asleep"),
-        event("generate", 40, 8.0, requests=5, completion_tokens=800),
-        event("crash", 41, 0.0),
-    ]
-    (ann,) = engine_rows(events)
-    assert (ann.loads, ann.tiers, ann.load_s, ann.generate_s) == (3, "1 asleep, 2 fork", 5.5, 8.0)
-    assert (ann.requests, ann.completion_tokens) == (5, 800)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 s"),
-        (0.44, "0.4 s"),
-        (12.4, "12 s"),
-        (60, "1 min"),
-        (200, "3 min 20 s"),
-        (7500, "2 h 5 min"),
-        (3600, "1 h"),
-    ],
-)
-def test_duration_for_people(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+def test_a_page_without_questions_has_no_list() -> None:
+    assert 'id="question-list"' not in render(full(questions=PackedQuestions()))
