@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 BENCHMARKS := $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/[a-z]*.py))
 
-.PHONY: help setup demo demo-full test check bench clean
+.PHONY: help setup demo demo-full browser test chaos check bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -14,10 +14,16 @@ demo: setup  ## the whole method on a generated task with small models; report i
 	@$(BIN)/symoe run task=demo pool=demo --run demo
 
 demo-full: setup  ## the same with more questions and three seeds; report in runs/demo-full
-	@$(BIN)/symoe run task=demo pool=demo task.demo.validation=96 task.demo.test=192 'seeds=[0,1,2]' --run demo-full
+	@$(BIN)/symoe run task=demo pool=demo task.demo.validation=360 task.demo.test=360 'seeds=[0,1,2]' --run demo-full
+
+browser: setup  ## a Chromium for the tests of pages, where there is none
+	@$(BIN)/python tools/browser.py
 
 test: setup  ## all tests; the last line is a JSON object of counts
 	@$(BIN)/python -m pytest
+
+chaos: setup  ## two minutes of 200 impatient clients while engines are killed
+	@SYMOE_CHAOS_SECONDS=120 SYMOE_CHAOS_CLIENTS=200 $(BIN)/python -m pytest tests/serve/test_chaos.py -s
 
 check: setup  ## linter, formatter, type checker
 	@$(BIN)/ruff check .

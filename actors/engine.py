@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import msgspec
 from actors.protocol import (
     Abort,
     Beat,
+    Delta,
     Fatal,
     Finished,
     Frame,
@@ -132,6 +134,7 @@ class _Engine:
         self.max_num_seqs = int(config.scheduler_config.max_num_seqs)
         self.max_model_len = int(config.model_config.max_model_len)
         self.requests: dict[str, Generate] = {}
+        self._partial: dict[str, _Partial] = {}
         self.tokens = 0
 
     @property
@@ -145,7 +148,7 @@ class _Engine:
             case Generate():
                 return self._submit(frame)
             case Abort(tags=tags):
-                self._engine.abort_request([t for t in tags if self.requests.pop(t, None)])
+                self._engine.abort_request([t for t in tags if self._forget(t)])
                 return []
             case Probe():
                 return [self._probe()]
@@ -214,22 +217,35 @@ class _Engine:
         return Probed(tokens=tuple(answer.token_ids), logprobs=tuple(at[token].logprob for token, at in chosen))
 
     def step(self) -> list[Frame]:
-        """One step of the engine; the submissions that it finished."""
+        """One step of the engine: the submissions that it finished, and what it added to those that are streamed."""
         if not self.busy:
             return []
-        finished: list[Frame] = []
+        frames: list[Frame] = []
         for output in self._engine.step():
-            if not output.finished:
-                continue
-            request = self.requests.pop(output.request_id, None)
+            request = self.requests.get(output.request_id)
             if request is None:
                 continue
-            samples = _samples(request, output.outputs)
-            self.tokens += sum(s.tokens for s in samples)
-            finished.append(
-                Finished(tag=request.tag, prompt_tokens=len(output.prompt_token_ids or ()), samples=samples)
-            )
-        return finished
+            outputs = output.outputs
+            if request.stream:
+                frames += self._streamed(request, outputs)
+                outputs = self._partial[request.tag].samples()
+            if output.finished:
+                self._forget(request.tag)
+                samples = _samples(request, outputs)
+                self.tokens += sum(s.tokens for s in samples)
+                frames.append(
+                    Finished(tag=request.tag, prompt_tokens=len(output.prompt_token_ids or ()), samples=samples)
+                )
+        return frames
+
+    def _streamed(self, request: Generate, outputs: Any) -> list[Frame]:
+        self._partial.setdefault(request.tag, _Partial()).add(outputs)
+        texts = [(request.first_sample + o.index, o.text) for o in outputs if o.text]
+        return [Delta(tag=request.tag, texts=texts)] if texts else []
+
+    def _forget(self, tag: str) -> bool:
+        self._partial.pop(tag, None)
+        return self.requests.pop(tag, None) is not None
 
     def _prompt(self, request: Generate) -> list[int]:
         encoded = self._tokenizer.apply_chat_template(
@@ -250,7 +266,7 @@ class _Engine:
         return ids
 
     def _parameters(self, request: Generate, prompt_tokens: int) -> Any:
-        from vllm.sampling_params import RequestOutputKind, SamplingParams
+        from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
         return SamplingParams(
             n=_distinct(request),
@@ -261,8 +277,38 @@ class _Engine:
             max_tokens=min(request.max_tokens, self.max_model_len - prompt_tokens),
             repetition_penalty=request.repetition_penalty,
             stop=list(request.stop),
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            output_kind=RequestOutputKind.DELTA if request.stream else RequestOutputKind.FINAL_ONLY,
+            structured_outputs=StructuredOutputsParams(json=request.json_schema) if request.json_schema else None,
         )
+
+
+@dataclass(slots=True)
+class _Written:
+    """One sample of a streamed submission, in the fields of vLLM's own outputs."""
+
+    index: int
+    text: str = ""
+    finish_reason: str | None = None
+    token_ids: list[int] = field(default_factory=list)
+
+
+class _Partial:
+    """What a streamed submission has come to: vLLM's deltas added up."""
+
+    def __init__(self) -> None:
+        self._samples: dict[int, _Written] = {}
+
+    def add(self, outputs: Any) -> None:
+        """Take the deltas of one step."""
+        for output in outputs:
+            sample = self._samples.setdefault(output.index, _Written(output.index))
+            sample.text += output.text
+            sample.token_ids += output.token_ids
+            sample.finish_reason = output.finish_reason or sample.finish_reason
+
+    def samples(self) -> list[_Written]:
+        """The samples so far."""
+        return [self._samples[index] for index in sorted(self._samples)]
 
 
 def _distinct(request: Generate) -> int:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from actors.canary import Canary, CanaryBook, agrees
-from actors.engine_link import EngineDiedError, EngineLink, StuckError
+from actors.engine_link import EngineDiedError, EngineLink, OnDelta, StuckError
 from actors.launcher import Launcher, LaunchError
 from actors.memory import Need, shortage, until_free
 from actors.protocol import Finished, Generate, LoadEngine, Probe, Probed, Rejected, Reload, Sleep, Wake
@@ -129,6 +129,11 @@ class EngineHost:
         return self._live.link.tokens if self._live is not None else 0
 
     @property
+    def sequences(self) -> int:
+        """Samples that the engine works on."""
+        return self._live.link.sequences if self._live is not None and self._live.link.alive else 0
+
+    @property
     def asleep(self) -> list[str]:
         """The keys of sleeping engines."""
         return [key for key, held in self._asleep.items() if held.link.alive]
@@ -191,11 +196,17 @@ class EngineHost:
             except StuckError as error:
                 raise LoadError(str(error)) from None
 
-    async def generate(self, request: Request, lora: str = "") -> list[Completion]:
-        """The samples of a request, in order. A request that the engine refuses has a failure; cancelling aborts it."""
+    async def generate(
+        self, request: Request, lora: str = "", *, json_schema: str = "", on_delta: OnDelta | None = None
+    ) -> list[Completion]:
+        """The samples of a request, in order. A request that the engine refuses has a failure; cancelling aborts it.
+
+        With `on_delta` the request is streamed: it is called with what the samples grow by.
+        """
         if self._live is None or not self._live.link.alive:
             raise EngineDiedError("no engine is loaded")
-        answer = await self._live.link.generate(_frame_of(request, lora), self._settings.stall_timeout_s)
+        frame = _frame_of(request, lora, stream=on_delta is not None, json_schema=json_schema)
+        answer = await self._live.link.generate(frame, self._settings.stall_timeout_s, on_delta)
         return _completions(request, answer)
 
     async def close(self) -> None:
@@ -378,13 +389,13 @@ class EngineHost:
             await launcher.learn(sorted(new), expected)
 
 
-def _frame_of(request: Request, lora: str) -> Generate:
+def _frame_of(request: Request, lora: str, *, stream: bool = False, json_schema: str = "") -> Generate:
     s = request.sampling
     return Generate(
         tag="", messages=[{"role": m.role, "content": m.content} for m in request.messages],
         n=request.n, first_sample=request.first_sample, seed=request.seed,
         temperature=s.temperature, top_p=s.top_p, top_k=s.top_k, max_tokens=s.max_tokens,
-        repetition_penalty=s.repetition_penalty, stop=s.stop, lora=lora,
+        repetition_penalty=s.repetition_penalty, stop=s.stop, lora=lora, stream=stream, json_schema=json_schema,
     )  # fmt: skip
 
 

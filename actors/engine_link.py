@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -17,6 +17,7 @@ from actors.launcher import EngineProcess, Launcher
 from actors.protocol import (
     Abort,
     Beat,
+    Delta,
     Fatal,
     Finished,
     Frame,
@@ -31,6 +32,9 @@ from actors.protocol import (
 )
 
 END_TIMEOUT_S = 60.0
+
+OnDelta = Callable[[Sequence[tuple[int, str]]], None]
+"""Called with (sample, text) of what has been added."""
 
 
 class EngineDiedError(RuntimeError):
@@ -57,6 +61,7 @@ class EngineLink:
         self._silence = ""
         self._watch: asyncio.Task[None] | None = None
         self._waiting: dict[str, asyncio.Future[Finished | Rejected]] = {}
+        self._listeners: dict[str, OnDelta] = {}
         self._reply: asyncio.Future[Frame] | None = None
         self._tags = itertools.count()
         self._heard = time.monotonic()
@@ -98,10 +103,13 @@ class EngineLink:
         """Whether something is being generated."""
         return bool(self._waiting)
 
-    async def generate(self, frame: Generate, stall_timeout_s: float) -> Finished | Rejected:
+    async def generate(
+        self, frame: Generate, stall_timeout_s: float, on_delta: OnDelta | None = None
+    ) -> Finished | Rejected:
         """Submit a request, whose tag is set here; cancelling aborts it, EngineDiedError where the engine ends first.
 
-        An engine that gives no sign of life for `stall_timeout_s` is killed.
+        An engine that gives no sign of life for `stall_timeout_s` is killed. `on_delta` is called with what a streamed
+        request's samples grow by.
         """
         tag = str(next(self._tags))
         answer: asyncio.Future[Finished | Rejected] = asyncio.get_running_loop().create_future()
@@ -109,6 +117,8 @@ class EngineLink:
             self._heard = time.monotonic()
             self._watch = asyncio.create_task(self._kill_when_silent(stall_timeout_s))
         self._waiting[tag] = answer
+        if on_delta is not None:
+            self._listeners[tag] = on_delta
         self.sequences += frame.n
         try:
             self._send(msgspec.structs.replace(frame, tag=tag))
@@ -119,6 +129,7 @@ class EngineLink:
             raise
         finally:
             del self._waiting[tag]
+            self._listeners.pop(tag, None)
             self.sequences -= frame.n
             self._fewer.set()
             if not self._waiting and self._watch is not None:
@@ -192,6 +203,9 @@ class EngineLink:
     def _take(self, frame: Frame) -> None:
         if isinstance(frame, Beat):
             self.tokens = frame.tokens
+        elif isinstance(frame, Delta):
+            if frame.tag in self._listeners:
+                self._listeners[frame.tag](frame.texts)
         elif isinstance(frame, Finished | Rejected):
             answer = self._waiting.get(frame.tag)
             if answer is not None and not answer.done():

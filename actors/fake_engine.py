@@ -2,22 +2,26 @@
 
 `python -m actors.fake_engine FD`. Its weights are the expert's name; with `keeps_weights` a reload is obeyed and
 changes nothing, as vLLM's was seen to on the CPU. A prompt that contains `symoe_ray.testing.CRASH` kills the process,
-as a poisonous prompt kills a real one.
+as a poisonous prompt kills a real one. An answer to a `json_schema` is an object, whatever the schema says.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import select
 import signal
 import socket
 import sys
 import time
+from collections import deque
 from dataclasses import dataclass
 
 from actors.protocol import (
     Abort,
     Beat,
+    Delta,
     Finished,
     Frame,
     Generate,
@@ -37,13 +41,26 @@ from actors.protocol import (
 from symoe_ray.testing import CRASH, fake_text, fake_tokens
 
 MAX_NUM_SEQS = 32
+_WORD = re.compile(r"\S+\s*")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Running:
+    """A submission at work. `words` are those that are still to be streamed, with their sample."""
+
     answer: Finished
+    started: float
     due: float
     tokens: int
+    words: deque[tuple[int, str]]
+    streamed: int = 0
+
+    def written(self, now: float) -> list[tuple[int, str]]:
+        """The words that have been written since the last time."""
+        share = 1.0 if self.due <= now else (now - self.started) / (self.due - self.started)
+        new = [self.words.popleft() for _ in range(min(int(share * self.tokens) - self.streamed, len(self.words)))]
+        self.streamed += len(new)
+        return new
 
 
 class _FakeEngine:
@@ -90,40 +107,51 @@ class _FakeEngine:
         return []
 
     def step(self) -> list[Frame]:
-        """Submissions that are finished by now."""
+        """Submissions that are finished by now, and what has been written for those that are streamed."""
         now = time.monotonic()
         while self._queue and len(self._running) < MAX_NUM_SEQS:
             self._start(self._queue.pop(0), now)
+        new = [(tag, r.written(now)) for tag, r in self._running.items()]
         done = [r for r in self._running.values() if r.due <= now]
         for running in done:
             del self._running[running.answer.tag]
             self.tokens += running.tokens
-        return [r.answer for r in done]
+        return [*(Delta(tag=tag, texts=texts) for tag, texts in new if texts), *(r.answer for r in done)]
 
     def pause_s(self) -> float | None:
-        """How long nothing will happen: until the next submission is finished, or for ever."""
+        """How long nothing will happen: until the next word or submission is finished, or for ever."""
         if self._queue and len(self._running) < MAX_NUM_SEQS:
             return 0.0
         due = min((r.due for r in self._running.values()), default=None)
+        if due is not None and any(r.words for r in self._running.values()):
+            due = min(due, time.monotonic() + 1 / self._tokens_per_s)
         return None if due is None else max(0.0, due - time.monotonic())
 
     def _start(self, request: Generate, now: float) -> None:
         prompt = _prompt(request)
         seeds = [0 if request.temperature == 0 else request.seed + request.first_sample + i for i in range(request.n)]
         texts = [fake_text(self._expert, prompt, seed) for seed in seeds]
-        samples = [
-            Sample(index=request.first_sample + i, text=text, finish_reason="stop", tokens=fake_tokens(text))
-            for i, text in enumerate(texts)
-        ]
+        if request.json_schema:
+            texts = [json.dumps({"answer": text}) for text in texts]
+        samples = [_sample(request.first_sample + i, text, request.max_tokens) for i, text in enumerate(texts)]
         answer = Finished(tag=request.tag, prompt_tokens=fake_tokens(prompt), samples=samples)
         tokens = sum(s.tokens for s in samples)
         seconds = tokens / self._tokens_per_s if self._tokens_per_s else 0.0
-        self._running[request.tag] = _Running(answer, now + seconds, tokens)
+        words = deque((s.index, word) for s in samples if request.stream for word in _WORD.findall(s.text))
+        self._running[request.tag] = _Running(answer, now, now + seconds, tokens, words)
 
     @property
     def running(self) -> int:
         """Submissions at work."""
         return len(self._running)
+
+
+def _sample(index: int, text: str, max_tokens: int) -> Sample:
+    """A sample of at most so many tokens, which are words."""
+    if fake_tokens(text) <= max_tokens:
+        return Sample(index=index, text=text, finish_reason="stop", tokens=fake_tokens(text))
+    cut = "".join(_WORD.findall(text)[:max_tokens]).rstrip()
+    return Sample(index=index, text=cut, finish_reason="length", tokens=max_tokens)
 
 
 def _prompt(request: Generate) -> str:

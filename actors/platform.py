@@ -40,7 +40,7 @@ def engine_environment(offline: bool) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
         "TOKENIZERS_PARALLELISM": "false",
-        # A zygote must have no threads: OpenBLAS starts its own when NumPy is imported (torch does not use it), jemalloc
+        # A zygote must have no threads: OpenBLAS starts some when NumPy is imported (torch does not use it), jemalloc
         # one when pyarrow is (transformers imports it where scikit-learn is installed).
         "OPENBLAS_NUM_THREADS": "1",
         "JE_ARROW_MALLOC_CONF": "background_thread:false",

@@ -1,86 +1,31 @@
-"""The engine pool: one async actor that owns slots, queues, leases, commits and events. One event loop, so no locks.
-
-It decides nothing itself: `symoe_ray.scheduling.decide` does, from a view of the state; the pool carries it out.
-"""
+"""The engine pool of a run: works through its stages, chunk by chunk, and commits what comes of them."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from actors.engine_host import EngineDiedError, LoadError
-from actors.pool_costs import CostBook
-from actors.pool_state import EventLog, SlotState, StageState, stage_of
-from actors.slot import Loaded, Slot, SlotActor, SlotConfig, SlotInfo
-from symoe_ray.core import ExpertSpec, Failure, ResourceError
+from actors.pool_state import SlotState, StageState, stage_of
+from actors.slot_pool import LeaseLostError, PoolConfig, SlotPool
+from symoe_ray.core import Failure, ResourceError
 from symoe_ray.ledger import Chunk, Commits, Part
 from symoe_ray.ports import Progress, SlotStatus, StageSummary
-from symoe_ray.scheduling import GroupView, Lease, Prepare, SlotView, ask_order, decide
-from symoe_ray.settings import EngineSettings
-from symoe_ray.storage import Storage
-
-SLOT_START_TIMEOUT_S = 600.0
-WATCH_S = 1.0
-EVENT_OF_TIER = {"reload": "reload", "lora": "reload", "wake": "wake"}
-CPU_CAPACITY = 32
-GPU_CAPACITY = 256
+from symoe_ray.scheduling import GroupView, Lease, Prepare, ask_order, decide
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolConfig:
-    """What a pool is made of. `gpus_per_slot` 0 makes CPU slots. `epoch` is this attempt's number at the run."""
-
-    run_uri: str
-    epoch: int
-    started: float
-    experts: tuple[ExpertSpec, ...]
-    engine: EngineSettings
-    slots: int
-    gpus_per_slot: int = 0
-
-
-class _LeaseLost(Exception):  # noqa: N818  (no error: the chunk is granted again)
-    """The slot no longer has, and is not about to load, the engine that a lease was given for."""
-
-
-class EnginePool:
-    """Runs on the cluster as a Ray actor and owns the slot actors: Ray ends them with it."""
+class EnginePool(SlotPool):
+    """One stage at a time: its chunks wait by engine key, are leased to slots, and come back as committed parts."""
 
     def __init__(self, config: PoolConfig) -> None:
-        self._config = config
-        self._experts = {e.name: e for e in config.experts}
-        self._storage = Storage(config.run_uri)
+        super().__init__(config)
         self._commits = Commits(self._storage, config.epoch)
-        self._slots: dict[str, SlotState] = {}
         self._stage: StageState | None = None
         self._leases = 0
-        self._costs = CostBook(cuda=bool(config.gpus_per_slot))
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._events = EventLog(self._storage, config.epoch, config.started)
-
-    async def start(self) -> list[SlotInfo]:
-        """Start the slots; returns where they are."""
-        states = await asyncio.gather(*(self._start_slot(index) for index in range(self._config.slots)))
-        self._slots = {s.info.id: s for s in states}
-        self._spawn(self._watch())
-        return [s.info for s in states]
-
-    async def resolve(self, experts: list[str]) -> dict[str, str]:
-        """Have the weights of these experts on every node that has a slot; problems by expert."""
-        first = {
-            s.info.node: s for s in self._slots.values()
-        }  # on each node one slot fetches what the others then find
-        others = [s for s in self._slots.values() if s not in first.values()]
-        found: list[dict[str, str]] = []
-        for slots in (list(first.values()), others):
-            found += await asyncio.gather(*(s.actor.resolve.remote(experts) for s in slots))
-        return {name: problem for problems in found for name, problem in problems.items()}
 
     async def generate(self, stage: str, chunks: Sequence[Chunk], then: Sequence[str] = ()) -> StageSummary:
         """Work through the chunks; returns when all their rows are committed, as completions or as failures.
@@ -122,57 +67,15 @@ class EnginePool:
         )  # fmt: skip
 
     async def stop(self) -> None:
-        """End all engines and slots."""
+        """End the stage and everything below."""
         self._stage = None
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*(s.actor.stop.remote() for s in self._slots.values()), return_exceptions=True)
-        for slot in self._slots.values():
-            if slot.loaded_expert:
-                self._emit("unload", slot, expert=slot.loaded_expert)
-            ray.kill(slot.actor)
-        self._events.flush()
-
-    async def _start_slot(self, index: int) -> SlotState:
-        config = SlotConfig(
-            id=f"slot-{index}", index=index, slots=self._config.slots, run_uri=self._config.run_uri,
-            epoch=self._config.epoch, experts=self._config.experts, engine=self._config.engine,
-        )  # fmt: skip
-        options: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 0, "max_concurrency": 1000}
-        if self._config.gpus_per_slot:
-            options["num_gpus"] = self._config.gpus_per_slot
-        else:
-            options["scheduling_strategy"] = "SPREAD"
-        actor = SlotActor.options(**options).remote(config)
-        try:
-            info = await asyncio.wait_for(actor.start.remote(), SLOT_START_TIMEOUT_S)
-        except TimeoutError:
-            raise ResourceError(
-                f"slot {index + 1} of {self._config.slots} did not start within {SLOT_START_TIMEOUT_S:.0f} s: "
-                f"does the cluster have {self._config.gpus_per_slot * self._config.slots} free GPUs?"
-            ) from None
-        return SlotState(info=info, actor=actor)
-
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _learn_facts(self, experts: set[str]) -> None:
-        """Know the sizes of the engines that are wanted; where a slot cannot tell, scheduling guesses."""
-        unknown = sorted(name for name in experts if not self._costs.knows(self._experts[name].engine_key))
-        if unknown:
-            slots = [s for s in self._slots.values() if s.available]
-            told = await asyncio.gather(*(s.actor.facts.remote(unknown) for s in slots), return_exceptions=True)
-            for facts in told:  # what is wrong with a model or a slot shows when it is used
-                for name, fact in facts.items() if isinstance(facts, dict) else ():
-                    self._costs.describe(self._experts[name].engine_key, fact)
+        await super().stop()
 
     def _dispatch(self) -> None:
         stage = self._stage
         if stage is None or stage.error is not None:
             return
-        for view in ask_order([self._slot_view(stage, s) for s in self._slots.values()], self._group_views(stage)):
+        for view in ask_order([self._view(s, stage.groups) for s in self._slots.values()], self._group_views(stage)):
             self._ask(stage, self._slots[view.id])
         if stage.open_chunks and all(s.gone for s in self._slots.values()):
             self._abandon(stage, ResourceError("no slot is left: every slot actor has died and none came back"))
@@ -185,7 +88,7 @@ class EnginePool:
         """Have decided, again and again, what a slot does next."""
         while True:
             decision = decide(
-                self._slot_view(stage, slot), self._group_views(stage), self._costs.costs(),
+                self._view(slot, stage.groups), self._group_views(stage), self._costs.costs(),
                 slots=sum(s.available for s in self._slots.values()), then=stage.then,
             )  # fmt: skip
             match decision:
@@ -193,19 +96,9 @@ class EnginePool:
                     self._grant(stage, slot, decision)
                 case Prepare(key=key):
                     slot.promised = key
-                    self._spawn(self._prepare(stage, slot, stage.groups[key].waiting[0].expert))
+                    self._spawn(self._prepare(slot, stage.groups[key].waiting[0].expert))
                 case None:
                     return
-
-    async def _prepare(self, stage: StageState, slot: SlotState, expert: str) -> None:
-        try:
-            read = await slot.actor.prepare.remote(expert)
-        except RayActorError:  # its leases tell
-            return
-        except RayTaskError as error:  # the load will fail, too, and say why
-            self._emit("crash", slot, expert=expert, message=f"prefetch: {error.cause}"[:500])
-        else:
-            self._emit("prefetch", slot, expert=expert, seconds=round(read.seconds, 3), bytes=read.bytes)
 
     def _grant(self, stage: StageState, slot: SlotState, lease: Lease) -> None:
         group = stage.groups[lease.key]
@@ -228,7 +121,7 @@ class EnginePool:
         parts: list[Part] = []
         key = self._experts[chunk.expert].engine_key
         try:
-            await self._have_engine(slot, chunk, key)
+            await self._have_engine(slot, chunk.expert, key)
             started = time.monotonic()
             slot.state, slot.expert = "generate", chunk.expert
             stream = slot.actor.generate.options(num_returns="streaming").remote(chunk, lease)
@@ -243,7 +136,7 @@ class EnginePool:
                     self._dispatch()
             self._emit_generate(slot, chunk, parts, time.monotonic() - started)
             left = None
-        except _LeaseLost:
+        except LeaseLostError:
             pass
         except RayActorError as error:
             self._emit("crash", slot, expert=chunk.expert, message=f"slot actor: {error}".splitlines()[0])
@@ -256,40 +149,6 @@ class EnginePool:
                 self._abandon(stage, RuntimeError(f"{slot.info.id}, {chunk.expert}: {error}"))
         finally:
             self._settle(stage, slot, lease, chunk, left)
-
-    async def _have_engine(self, slot: SlotState, chunk: Chunk, key: str) -> None:
-        async with slot.lock:
-            if slot.key != key:  # the lease before this one could not load it
-                raise _LeaseLost
-            lora = self._experts[chunk.expert].lora
-            if slot.loaded and (not lora or lora in slot.adapters):
-                return
-            swap = not slot.loaded
-            slot.state, slot.expert = "load", chunk.expert
-            loaded = await slot.actor.load.remote(chunk.expert)
-            slot.capacity, slot.loaded = loaded.capacity, True
-            if swap:
-                self._note_end(slot, frozenset(loaded.asleep))
-                slot.loaded_expert, slot.adapters = chunk.expert, set()
-                if EVENT_OF_TIER.get(loaded.tier, "load") == "load":
-                    self._costs.loaded(key, loaded.start_s)
-                slot.measured_at = time.monotonic()
-            slot.adapters.add(lora)
-            self._note_load(slot, chunk.expert, key, loaded)
-
-    def _note_end(self, slot: SlotState, asleep: frozenset[str]) -> None:
-        """What became of the engine that was on the slot: an event."""
-        if slot.loaded_expert:
-            key = self._experts[slot.loaded_expert].engine_key
-            self._emit("sleep" if key in asleep else "unload", slot, expert=slot.loaded_expert)
-        slot.asleep, slot.loaded_expert = asleep, ""
-
-    def _note_load(self, slot: SlotState, expert: str, key: str, loaded: Loaded) -> None:
-        self._emit(
-            EVENT_OF_TIER.get(loaded.tier, "load"), slot, expert=expert, key=key, seconds=round(loaded.seconds, 3),
-            tier=loaded.tier, start_s=round(loaded.start_s, 3), beside=loaded.beside, bytes=loaded.bytes,
-            **({"message": loaded.note} if loaded.note else {}),
-        )  # fmt: skip
 
     def _commit(self, stage: StageState, chunk: Chunk | None, part: Part) -> Chunk | None:
         assert chunk is not None
@@ -311,13 +170,21 @@ class EnginePool:
         stage.load_errors[key] = str(error)[:500]
         self._emit("crash", slot, expert=expert, message=f"load: {error}"[:500])
 
-    def _barred(self, stage: StageState, slot: SlotState, key: str) -> bool:
-        return stage.load_failures[slot.info.id, key] >= self._config.engine.max_attempts
+    def _fits(self, slot: SlotState, key: str) -> bool:
+        assert self._stage is not None
+        return self._stage.load_failures[slot.info.id, key] < self._config.engine.max_attempts
+
+    def _label(self) -> str:
+        return self._stage.name if self._stage else ""
+
+    def _note_tokens(self, tokens: int) -> None:
+        if self._stage is not None:
+            self._stage.live_tokens += tokens
 
     def _hopeless(self, stage: StageState, key: str) -> bool:
         """Whether every slot that is left has failed to load an engine."""
         slots = [s for s in self._slots.values() if not s.gone]
-        return bool(slots) and all(self._barred(stage, s, key) for s in slots)
+        return bool(slots) and not any(self._fits(s, key) for s in slots)
 
     async def _fail_group(self, stage: StageState, key: str) -> None:
         """Record what waits for an engine that no slot can load as failed rows."""
@@ -361,69 +228,15 @@ class EnginePool:
             self._close_chunk(stage)
         self._dispatch()
 
-    def _measure(self, slot: SlotState, key: str) -> None:
-        """Note what a slot has written since the last time, and with how many sequences."""
-        now = time.monotonic()
-        if slot.written and slot.loaded:
-            self._costs.generated(key, slot.written, now - slot.measured_at, min(slot.rows, slot.capacity))
-        slot.written, slot.measured_at = 0, now
-
     def _close_chunk(self, stage: StageState) -> None:
         stage.open_chunks -= 1
         if not stage.open_chunks:
             stage.finished.set()
 
-    def _lose(self, slot: SlotState) -> None:
-        slot.key, slot.promised, slot.loaded = "", "", False
-        slot.loaded_expert, slot.asleep = "", frozenset()
-        if slot.available:
-            slot.available, slot.state = False, "lost"
-            self._spawn(self._revive(slot))
-
-    async def _revive(self, slot: SlotState) -> None:
-        """Wait for Ray to restart a slot actor (on another node, where its own is gone)."""
-        try:
-            started = slot.actor.start.options(max_task_retries=-1).remote()
-            slot.info = await asyncio.wait_for(started, SLOT_START_TIMEOUT_S)
-        except (RayActorError, RayTaskError, TimeoutError) as error:
-            slot.gone = True
-            self._emit("crash", slot, expert="", message=f"slot actor is lost: {error}".splitlines()[0])
-        else:
-            slot.available, slot.state = True, "idle"
-        self._dispatch()
-
     def _abandon(self, stage: StageState, error: Exception) -> None:
         if stage.error is None:
             stage.error = error
         stage.finished.set()
-
-    async def _watch(self) -> None:
-        """Once a second: what the slots have generated, and which engines have died."""
-        while True:
-            await asyncio.sleep(WATCH_S)
-            for slot in list(self._slots.values()):
-                if not slot.available:
-                    continue
-                try:
-                    tokens, deaths = await slot.actor.progress.remote()
-                except (RayActorError, RayTaskError):
-                    continue
-                if self._stage is not None:  # an engine counts from its start, so a smaller number is a new engine's
-                    self._stage.live_tokens += tokens - slot.tokens if tokens >= slot.tokens else tokens
-                slot.tokens = tokens
-                for cause in deaths:
-                    self._emit("crash", slot, expert=slot.expert, message=cause[:500])
-            self._events.flush()
-
-    def _slot_view(self, stage: StageState, slot: SlotState) -> SlotView:
-        usual = GPU_CAPACITY if self._config.gpus_per_slot else CPU_CAPACITY
-        return SlotView(
-            id=slot.info.id, resident=slot.key, promised=slot.promised, rows=slot.rows,
-            capacity=slot.capacity or self._config.engine.max_num_seqs or usual, had=frozenset(slot.had),
-            barred=frozenset(key for key in stage.groups if self._barred(stage, slot, key)), asleep=slot.asleep,
-            tensor_parallel_size=max(1, self._config.gpus_per_slot), available=slot.available, ready=slot.loaded,
-            since_lease_s=time.monotonic() - slot.leased_at,
-        )  # fmt: skip
 
     def _group_views(self, stage: StageState) -> Mapping[str, GroupView]:
         slots = [s for s in self._slots.values() if s.available]
@@ -436,9 +249,7 @@ class EnginePool:
             )
             for key, group in stage.groups.items()
         }  # fmt: skip
-        for key in {s.key for s in slots} - views.keys():  # left from the stage before: its shape may save a load
-            views[key] = GroupView(key=key, rows=0, tokens=0, hosts=hosts.count(key), shape=self._costs.shape(key))
-        return views
+        return views | self._idle_views(views)
 
     def _emit_generate(self, slot: SlotState, chunk: Chunk, parts: list[Part], seconds: float) -> None:
         tokens = sum(p.completion_tokens for p in parts)
@@ -447,9 +258,6 @@ class EnginePool:
             prompt_tokens=sum(p.prompt_tokens for p in parts), completion_tokens=tokens,
         )  # fmt: skip
 
-    def _emit(self, event: str, slot: SlotState, **values: object) -> None:
-        self._events.add(self._stage.name if self._stage else "", slot.info.id, event, **values)
-
 
 PoolActor = ray.remote(EnginePool)
-__all__ = ["EnginePool", "PoolActor", "PoolConfig", "Slot"]
+__all__ = ["EnginePool", "PoolActor", "PoolConfig"]

@@ -29,7 +29,11 @@ class LoadEngine(msgspec.Struct, tag=True, frozen=True, kw_only=True):
 
 
 class Generate(msgspec.Struct, tag=True, frozen=True, kw_only=True):
-    """Generate samples `first_sample`.. of a request; `tag` names this submission and comes back with its results."""
+    """Generate samples `first_sample`.. of a request; `tag` names this submission and comes back with its results.
+
+    With `stream` a `Delta` comes after every step that wrote text. `json_schema` is what the answer must follow, as
+    JSON text ("": nothing).
+    """
 
     tag: str
     messages: list[dict[str, str]]
@@ -43,6 +47,8 @@ class Generate(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     repetition_penalty: float
     stop: tuple[str, ...] = ()
     lora: str = ""
+    stream: bool = False
+    json_schema: str = ""
 
 
 class Abort(msgspec.Struct, tag=True, frozen=True, kw_only=True):
@@ -70,8 +76,15 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     tokens: int
 
 
+class Delta(msgspec.Struct, tag=True, frozen=True, kw_only=True):
+    """What a step has added to a streamed submission: (sample, text), in order."""
+
+    tag: str
+    texts: list[tuple[int, str]]
+
+
 class Finished(msgspec.Struct, tag=True, frozen=True, kw_only=True):
-    """All samples of a submission."""
+    """All samples of a submission, whole, also where they were streamed."""
 
     tag: str
     prompt_tokens: int
@@ -166,7 +179,7 @@ class ZygoteReady(msgspec.Struct, tag=True, frozen=True, kw_only=True):
 
 
 Frame = (
-    LoadEngine | Generate | Abort | Ready | Finished | Rejected | Beat | Fatal
+    LoadEngine | Generate | Abort | Ready | Delta | Finished | Rejected | Beat | Fatal
     | Reload | Sleep | Wake | Probe | Obeyed | Probed
     | Fork | Learn | Forked | Exited | ZygoteReady
 )  # fmt: skip

@@ -16,6 +16,7 @@ import ray
 
 from actors.canary import CanaryBook, default_folder
 from actors.engine_host import EngineDiedError, EngineHost, EnginePlan, HostSettings, LoadError, LoadReport
+from actors.engine_link import OnDelta
 from actors.engine_plans import EngineFacts, EnginePlans
 from actors.gate import Gate
 from actors.launcher import ForkLauncher, Launcher, SpawnLauncher
@@ -23,8 +24,9 @@ from actors.memory import free_memory
 from actors.models import weight_bytes
 from actors.platform import cores_of, engine_environment, visible_gpus
 from actors.read_ahead import read_ahead
-from symoe_ray.core import Completion, ExpertSpec, Failure, ResourceError
+from symoe_ray.core import Completion, ExpertSpec, Failure, Request, ResourceError
 from symoe_ray.ledger import Chunk, Part, work_of
+from symoe_ray.serving.asking import Ask, Grown, Growth, Reply
 from symoe_ray.settings import EngineSettings
 from symoe_ray.storage import Storage
 from symoe_ray.tables import RESPONSES, request_of, response_row, table_of
@@ -106,7 +108,7 @@ class Slot:
         self._loading = asyncio.Lock()
         self._preparing: asyncio.Task[str] | None = None
         self._gate = Gate()
-        self._working: set[asyncio.Task[None]] = set()
+        self._working: set[asyncio.Task[Any]] = set()
         self._parts = 0
 
     async def start(self) -> SlotInfo:
@@ -208,6 +210,25 @@ class Slot:
                 task.cancel()
             self._working -= tasks.keys()
 
+    async def ask(self, ask: Ask) -> AsyncIterator[Grown | Reply]:
+        """Answer one request: what its samples grow by, if it is streamed, and the reply at the end.
+
+        What grows while the caller is busy is told in one. A caller that goes away has the request aborted.
+        """
+        growth = Growth()
+        work = asyncio.create_task(self._reply(ask, growth))
+        work.add_done_callback(lambda _: growth.changed.set())
+        self._working.add(work)
+        try:
+            while not work.done():
+                await growth.changed.wait()
+                if texts := growth.take():
+                    yield Grown(texts)
+            yield work.result()
+        finally:
+            work.cancel()
+            self._working.discard(work)
+
     async def fail(self, chunk: Chunk, lease: str, failure: Failure) -> Part:
         """Record every row that a chunk lacks as failed."""
         work = await asyncio.to_thread(work_of, chunk, self._storage)
@@ -218,8 +239,13 @@ class Slot:
         """Tokens that the live engine has generated, and the causes of the engine deaths since the last call."""
         if self._host is None:
             return 0, []
-        deaths, self._host.deaths = self._host.deaths, []
+        deaths = self._host.deaths.copy()
+        self._host.deaths.clear()  # in place: the engines that live hold it
         return self._host.tokens, deaths
+
+    async def at_work(self) -> int:
+        """Samples that the live engine works on."""
+        return self._host.sequences if self._host is not None else 0
 
     async def stop(self) -> None:
         """End everything that the slot has started."""
@@ -292,16 +318,43 @@ class Slot:
         while True:
             item.attempt += 1
             try:
-                async with self._gate.enter(alone=item.attempt >= last and last > 1):
-                    await self._ensure(spec)
-                    assert self._host is not None
-                    item.completions = await self._host.generate(request, lora=spec.name if spec.lora else "")
-                    return
+                item.completions = await self._attempt(request, item.attempt)
+                return
             except EngineDiedError as error:
                 if item.attempt >= last:
                     failure = Failure(boundary="engine", kind="engine_died", message=str(error), retryable=True)
                     item.completions = _failed(request.id, item.samples, failure)
                     return
+
+    async def _attempt(
+        self, request: Request, attempt: int, json_schema: str = "", on_delta: OnDelta | None = None
+    ) -> list[Completion]:
+        spec, last = self._experts[request.expert], self._config.engine.max_attempts
+        async with self._gate.enter(alone=attempt >= last and last > 1):
+            await self._ensure(spec)
+            assert self._host is not None
+            lora = spec.name if spec.lora else ""
+            return await self._host.generate(request, lora, json_schema=json_schema, on_delta=on_delta)
+
+    async def _reply(self, ask: Ask, growth: Growth) -> Reply:
+        """A reply, be it a failure. What was there at an engine's death runs again unless some of it has been told."""
+        started, request = time.monotonic(), ask.request
+        on_delta = growth.add if ask.stream else None
+        attempt, last = 0, self._config.engine.max_attempts
+        while True:
+            attempt += 1
+            try:
+                completions = await self._attempt(request, attempt, ask.json_schema, on_delta)
+                break
+            except EngineDiedError as error:
+                if attempt < last and not growth.begun:
+                    continue
+                failure = Failure(boundary="engine", kind="engine_died", message=str(error), retryable=True)
+            except LoadError as error:
+                failure = Failure(boundary="engine", kind="load_failed", message=str(error)[:500], retryable=True)
+            completions = _failed(request.id, list(range(request.n)), failure)
+            break
+        return Reply(completions=tuple(completions), seconds=time.monotonic() - started)
 
     async def _write(
         self, chunk: Chunk, lease: str, items: list[_Item], open_rows: dict[int, int], seconds: float

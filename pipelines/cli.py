@@ -3,25 +3,54 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pipelines import doctor, plan, report, stage_commands
+from pipelines import (
+    ask,
+    compare,
+    doctor,
+    export,
+    import_reference,
+    plan,
+    profiles_command,
+    replay,
+    report,
+    rescore,
+    route,
+    serve,
+    show,
+    stage_commands,
+)
 from pipelines.signals import Signals, exit_code
 
 COMMANDS: tuple[Callable[[Any], None], ...] = (
     stage_commands.add_commands,
+    profiles_command.add_command,
+    route.add_command,
+    replay.add_command,
+    rescore.add_command,
     report.add_command,
+    compare.add_command,
+    show.add_command,
     plan.add_command,
+    import_reference.add_command,
+    export.add_command,
+    serve.add_command,
+    ask.add_command,
     doctor.add_command,
 )
+
+SETTING = re.compile(r"\+{0,2}[A-Za-z_][\w.\[\]-]*=")
+"""What is a setting among the words of a command line; a question such as "is 2+2=4?" is none."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code (see `symoe --help`)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    places = [i for i, a in enumerate(given) if "=" in a and not a.startswith("--") and given[i - 1 : i] != ["--run"]]
+    places = [i for i, a in enumerate(given) if SETTING.match(a) and given[i - 1 : i] != ["--run"]]
     overrides = [given[i] for i in places]
     options = _parser().parse_args([a for i, a in enumerate(given) if i not in places])
     signals = Signals()

@@ -16,6 +16,7 @@ from symoe_ray.core import InputError, ResourceError
 from symoe_ray.ledger import Commits
 from symoe_ray.planning import Machine, ModelSize, plan_of
 from symoe_ray.ports import Pool
+from symoe_ray.question_files import Row
 from symoe_ray.settings import Settings
 from symoe_ray.storage import Storage
 
@@ -54,7 +55,7 @@ def opened(
             client.require([e.name for e in settings.pool.experts])
             if "predicted_wall_s" not in manifest:
                 counts = manifest["stages"]["questions"]
-                manifest["predicted_wall_s"] = _predicted_s(settings, counts["validation"], counts["test"])
+                manifest.update(_predicted(settings, counts["validation"], counts["test"]))
             return client
 
         run = Run(
@@ -95,6 +96,13 @@ def embedder_of(settings: Settings) -> Any:
     return embedder(settings.embedding_model)
 
 
+def hub_rows(source: str) -> list[Row]:
+    """The rows of an hf:// address, through the `datasets` library."""
+    from actors.hub_datasets import read_hub
+
+    return read_hub(source)
+
+
 def verifier() -> Any:
     """Decides whether two mathematical expressions are equal, in worker processes that can be killed."""
     from actors.math_verifier import MathVerifier
@@ -110,6 +118,20 @@ def sizes_of(settings: Settings) -> tuple[dict[str, ModelSize], Machine]:
     return sizes, machine_of(settings)
 
 
-def _predicted_s(settings: Settings, validation: int, test: int) -> float:
+def _predicted(settings: Settings, validation: int, test: int) -> dict[str, Any]:
+    """What the manifest keeps of the plan: seconds, and for each stage who loads and generates where and when."""
     sizes, machine = sizes_of(settings)
-    return round(plan_of(settings, validation=validation, test=test, sizes=sizes, machine=machine).seconds, 3)
+    plan = plan_of(settings, validation=validation, test=test, sizes=sizes, machine=machine)
+    return {
+        "predicted_wall_s": round(plan.seconds, 3),
+        "plan": [
+            {
+                "stage": stage.stage,
+                "seconds": round(stage.seconds, 3),
+                "spans": [
+                    [s.slot, s.event, "+".join(s.experts), round(s.begin_s, 3), round(s.end_s, 3)] for s in stage.spans
+                ],
+            }
+            for stage in plan.stages
+        ],
+    }

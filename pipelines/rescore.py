@@ -30,6 +30,7 @@ from symoe_ray.storage import Storage
 from symoe_ray.tables import DRAFTS, RECRUITS
 
 ALLOWED = ("grader", "output_dir")
+WARNING = "rescored:"
 
 
 def add_command(commands: Any) -> None:
@@ -46,10 +47,11 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument("run", metavar="RUN", help="name or path of the run")
     parser.add_argument("--json", action="store_true", help="machine-readable standard output")
-    parser.set_defaults(function=_rescore)
+    parser.set_defaults(function=run_command)
 
 
-def _rescore(options: argparse.Namespace, overrides: list[str], signals: Signals) -> int:
+def run_command(options: argparse.Namespace, overrides: list[str], signals: Signals) -> int:
+    """`symoe rescore`; the exit code."""
     storage, settings = _finished(options.run, overrides)
     started = time.monotonic()
     display = Display(sys.stderr if options.json else sys.stdout)
@@ -80,11 +82,13 @@ def _finished(name: str, overrides: Sequence[str]) -> tuple[Storage, Settings]:
 
 def rescore(run: Run) -> dict[str, Any]:
     """Grade again and write grades, results, samples and methods; what changed, and how the recruits would."""
+    told = run.storage.read_json("results.json")["symoe"]["notes"]["warnings"]
+    run.warnings += [warning for warning in told if not warning.startswith(WARNING)]
     regraded = regrade(run)
     differing, missing = redrawn(run)
     if differing:
         run.warn(
-            f"rescored: by these grades {differing} recruitments would be others, and {missing} drafts of them were "
+            f"{WARNING} by these grades {differing} recruitments would be others, and {missing} drafts of them were "
             "never generated; the recruits, the aggregator and their answers stay as drawn"
         )
     run.manifest["stages"].pop(evaluate.STAGE, None)
@@ -99,7 +103,7 @@ def rescore(run: Run) -> dict[str, Any]:
 def redrawn(run: Run) -> tuple[int, int]:
     """How many recruitments (questions x seeds) the stored grades would draw otherwise, and their missing drafts.
 
-    Skills are mapped as the run has mapped them. None where the profiles are another run's.
+    Skills are mapped as the run has mapped them. (0, 0) where the profiles are another run's.
     """
     if run.settings.profiles or not run.storage.names("profiles", ".parquet"):
         return 0, 0

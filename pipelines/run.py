@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -48,6 +48,11 @@ OWNED = frozenset(
         "responses",
         "results.json",
         "report.html",
+        "report.md",
+        "methods",
+        "baselines",
+        "imported",
+        "replays",
     ]
 )
 OWNED_PREFIXES = ("samples_", "seed=")
@@ -98,9 +103,12 @@ class Run:
     def begin(self, stage: str, inputs: str) -> bool:
         """Whether a stage must run: False if it has, with just these inputs.
 
-        What it made with others is forgotten before it is overwritten: a stage that is cut off has not run.
+        What it made with others is forgotten before it is overwritten: a stage that is cut off has not run. A stage
+        that `symoe import-reference` has filled stands as it is, whatever the settings say.
         """
         done = self.manifest["stages"].get(stage)
+        if done is not None and done.get("imported"):
+            return False
         if done is not None and done["inputs"] == inputs and not self.retry_failed:
             return False
         if self.manifest["stages"].pop(stage, None) is not None:
@@ -188,14 +196,28 @@ def open_manifest(storage: Storage, settings: Settings, *, restart: bool) -> dic
         return manifest | {"generation": facts}
     old = manifest["generation"]
     plain = storage_view(facts)
-    changed = sorted(k for k in old.keys() | plain.keys() if old.get(k) != plain.get(k))
-    if changed:
+    if changed := _changed(old, plain):
         lines = [f"  {key}: {old.get(key, 'absent')!r} -> {plain.get(key, 'absent')!r}"[:200] for key in changed]
         raise InputError(
             f"run {storage.uri} was generated with other settings; use another --run, or --restart to delete it and "
             "start over:\n" + "\n".join(lines[:20])
         )
-    return manifest
+    return manifest | {"generation": old | plain}  # what an expert that is away was generated with stays known
+
+
+def _changed(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
+    """The facts that differ, but for experts that only one side has: they add rows and change none."""
+    both = _experts(old) & _experts(new)
+    keys = (key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    return sorted(key for key in keys if not key.startswith("pool.") or _expert(key) in both)
+
+
+def _experts(facts: Mapping[str, object]) -> set[str]:
+    return {_expert(key) for key in facts if key.startswith("pool.")}
+
+
+def _expert(key: str) -> str:
+    return key.removeprefix("pool.").rpartition(".")[0]
 
 
 def _delete_run(storage: Storage) -> None:

@@ -14,6 +14,7 @@ from pipelines import (
     answer,
     bench_aggregators,
     evaluate,
+    moa,
     profile,
     questions,
     recruit,
@@ -21,7 +22,7 @@ from pipelines import (
 from pipelines.opening import opened
 from pipelines.progress import Display
 from pipelines.report import write_report
-from pipelines.run import Run, run_uri, settings_of
+from pipelines.run import MANIFEST, Run, run_uri, settings_of
 from pipelines.signals import DONE, TOO_MANY_FAILURES, Signals
 from symoe_ray.config import load, to_yaml
 from symoe_ray.results import accuracy_table
@@ -35,6 +36,7 @@ STAGES: dict[str, Callable[[Run], Any]] = {
     "recruit": recruit.run_stage,
     "answer": answer.run_stage,
     "aggregate": aggregate.run_stage,
+    "baselines": moa.run_stage,
     "evaluate": evaluate.run_stage,
 }
 
@@ -89,11 +91,12 @@ def run_stages(options: argparse.Namespace, overrides: list[str], signals: Signa
 
 
 def _settings(options: argparse.Namespace, overrides: list[str]) -> Settings:
-    """`run` takes the settings given; a single stage takes those of its run, with the given ones on top."""
-    if options.command == "run" or options.run is None:
+    """A single stage, and any command on an imported run, takes the run's own settings, with the given ones on top."""
+    if options.run is None:
         return load(overrides)
-    uri = run_uri(load([o for o in overrides if o.startswith("output_dir=")]), options.run)
-    return settings_of(Storage(uri), overrides) or load(overrides)
+    storage = Storage(run_uri(load([o for o in overrides if o.startswith("output_dir=")]), options.run))
+    own = options.command != "run" or "imported" in storage.read_json(MANIFEST, {})
+    return (settings_of(storage, overrides) if own else None) or load(overrides)
 
 
 def _finish(run: Run, results: dict[str, Any], as_json: bool, display: Display) -> int:

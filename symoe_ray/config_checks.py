@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import reduce
 
+from symoe_ray.baselines import GROUPS, NAMES
 from symoe_ray.core import ExpertSpec, InputError
 from symoe_ray.settings import Settings
 from symoe_ray.typed import Origin, nearest, wrong
@@ -16,7 +17,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 # Smallest allowed value of a whole number.
 _AT_LEAST = {
-    "k": 1, "seed": 0, "gpus": 0, "limit": 0, "max_tokens": 0, "max_failures": 0,
+    "k": 1, "moa_layers": 2, "seed": 0, "gpus": 0, "limit": 0, "max_tokens": 0, "max_failures": 0,
     "task.validation_questions": 0, "task.test_questions": 0,
     "cluster.num_cpus": 0, "cluster.object_store_bytes": 0,
     "engine.slots": 1, "engine.seed": 0, "engine.max_num_seqs": 0, "engine.kv_cache_memory_bytes": 0,
@@ -25,6 +26,10 @@ _AT_LEAST = {
     "engine.max_sleeping": 0, "engine.memory_timeout_s": 0,
     "annotate.samples": 1, "annotate.min_count": 1, "annotate.max_characters": 1, "annotate.sampling_max_tokens": 1,
     "aggregate.min_experts": 1, "aggregate.max_draft_characters": 0,
+    "serve.max_queue": 1, "serve.max_questions": 1, "serve.port": 0, "serve.max_wait_s": 1,
+    "serve.max_body_bytes": 1024, "serve.max_messages": 1, "serve.max_tokens": 1, "serve.max_n": 1,
+    "serve.requests_per_minute": 0, "serve.concurrency": 0, "serve.drain_s": 0,
+    "serve.annotate_timeout_s": 1, "serve.answer_timeout_s": 1, "serve.aggregate_timeout_s": 1,
 }  # fmt: skip
 
 # low < value <= high, of a share or temperature.
@@ -43,6 +48,7 @@ def check(settings: Settings, origin: Origin) -> None:
     _check_task(settings, origin)
     _check_pool(settings, origin)
     _check_seats(settings, origin)
+    _check_baselines(settings, origin)
 
 
 def _check_numbers(settings: Settings, origin: Origin) -> None:
@@ -160,3 +166,11 @@ def _check_seats(settings: Settings, origin: Origin) -> None:
         raise wrong(
             key, settings.annotate.min_count, f"must be at most annotate.samples={settings.annotate.samples}", origin
         )
+
+
+def _check_baselines(settings: Settings, origin: Origin) -> None:
+    if not settings.baselines or (len(settings.baselines) > 1 and set(settings.baselines) & set(GROUPS)):
+        need = f"must be one of {', '.join(GROUPS)}, or a list of {', '.join(NAMES)}"
+        raise wrong("baselines", list(settings.baselines), need, origin)
+    if "debate" in settings.baselines and settings.moa_layers < 3:
+        raise wrong("moa_layers", settings.moa_layers, "must be 3 or more for a debate", origin)

@@ -15,7 +15,8 @@ def decide_online(
 
     A group without a host whose oldest request is due takes an engine away from a group that waits less long: the slot
     promises itself, takes no more of the old one, and changes when it has drained. Otherwise a slot works for its
-    engine, and an empty one takes the group with the most work, weighted by its age, per second of swap.
+    engine, and an empty one takes the group with the most work, weighted by its age, per second of swap. `groups` holds
+    every engine there is: where there are slots for all, none is swapped out.
     """
     if slot.promised:
         waits = slot.promised in groups and groups[slot.promised].rows > 0
@@ -32,7 +33,10 @@ def decide_online(
         return _lease(slot, own, max_rows) if slot.rows < slot.capacity else None
     if slot.rows:
         return None
-    best = [g for g in groups.values() if g.rows and _can(slot, g) and _wants_host(g, costs, slot.capacity)]
+    best = [
+        g for g in groups.values()
+        if g.rows and _can(slot, g) and _wants_host(g, costs, slot.capacity) and not _needless(slot, g, groups, slots)
+    ]  # fmt: skip
     if not best:
         return None
     return _lease(slot, max(best, key=lambda g: (_value(slot, g, groups, costs, online), g.key)), max_rows)
@@ -44,7 +48,7 @@ def admission_wait_s(
     """The predicted wait of one more request for a key before it starts to be written.
 
     With a host: until the full batches before it leave room. Without: until a slot drains and has loaded, after the
-    groups without a host that are there already.
+    groups without a host that are there already; once more for every full batch of its own that waits.
     """
     group, cost = groups.get(key), costs.of(key)
     if group is not None and group.hosts:
@@ -59,7 +63,8 @@ def admission_wait_s(
     drain = min((costs.of(g.key).step_s * g.longest for g in hosted), default=0.0)
     turns = (len(before) + 1 - max(0, free)) / max(1, slots)
     queued = sum(costs.of(g.key).load_s + costs.of(g.key).step_s * g.longest for g in before) / max(1, slots)
-    return cost.load_s + drain * min(1.0, turns) + queued
+    rounds = group.rows // capacity if group is not None else 0
+    return (1 + rounds) * (cost.load_s + drain * min(1.0, turns) + queued)
 
 
 def admit(
@@ -97,6 +102,12 @@ def _wants_host(group: GroupView, costs: Costs, capacity: int) -> bool:
     beyond = max(0, group.rows + group.running_rows - group.hosts * capacity)
     wait_s = beyond * group.mean_tokens * (cost.step_s / capacity + cost.sequence_s) / group.hosts
     return wait_s > cost.load_s
+
+
+def _needless(slot: SlotView, group: GroupView, groups: Mapping[str, GroupView], slots: int) -> bool:
+    """Whether a second host for a group would cost another its only one, though there is a slot for each."""
+    own = groups.get(slot.resident)
+    return bool(group.hosts and own is not None and own.hosts == 1 and len(groups) <= slots)
 
 
 def _value(slot: SlotView, group: GroupView, groups: Mapping[str, GroupView], costs: Costs, online: Online) -> float:

@@ -12,12 +12,17 @@ from symoe_ray.core import ExpertSpec
 
 @dataclass(frozen=True, kw_only=True)
 class FieldNames:
-    """Which keys of the user's own file hold what (JSON, JSONL, Parquet)."""
+    """Which keys of the user's own data hold what (JSON, JSONL, Parquet, the hub).
+
+    `choices` is one key that holds all options, or a list of keys that hold one each; `gold` may then be one of them
+    (the option in it is right). `gold_index`: gold is an option's number, counted from 0.
+    """
 
     id: str = "id"
     question: str = "question"
-    choices: str = "choices"
+    choices: tuple[str, ...] = ("choices",)
     gold: str = "gold_answer"
+    gold_index: bool = False
     category: str = "category"
     kind: str = "kind"
 
@@ -27,23 +32,29 @@ class DemoTask:
     """The task that the project makes itself: questions per split, and the seed of both."""
 
     seed: int = 0
-    validation: int = 40
-    test: int = 64
+    validation: int = 180
+    test: int = 120
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSettings:
     """A task: where its questions are and what its answers look like.
 
-    `kind`: choice, integer, or auto (a question with options is a choice question). `validation` and `test` are files
-    or URLs; `demo` is given instead of them for the generated task. `test_questions` and `validation_questions` are the
-    published sizes (0: not published).
+    `kind`: choice, integer, or auto (a question with options is a choice question). `validation` and `test` are files,
+    URLs or hf:// addresses (see `hub_addresses`), for which a task file may use `dataset` and `revision`; `demo` is
+    given instead of them for the generated task. `shuffle_choices` puts each question's options into an order that
+    follows from its content. `unnamed_options` is how many a choice question has that names none (0: an error).
+    `test_questions` and `validation_questions` are the published sizes (0: not published).
     """
 
     name: str
     kind: str = "auto"
     validation: str = ""
     test: str = ""
+    dataset: str = ""
+    revision: str = ""
+    shuffle_choices: bool = False
+    unnamed_options: int = 0
     fields: FieldNames = field(default_factory=FieldNames)
     demo: DemoTask | None = None
     validation_questions: int = 0
@@ -128,6 +139,36 @@ class AggregateSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServeSettings:
+    """The endpoint. `run` names the run whose profiles, trimmed set and aggregator it uses.
+
+    `max_wait_s`: a question whose predicted wait is longer is refused at the door. `max_queue` bounds the samples that
+    wait for one engine, `max_questions` the requests under way. `*_timeout_s` bound the stages of a question, waiting
+    included. `requests_per_minute` and `concurrency` hold for each key (0: no limit) unless its line in `api_keys_file`
+    says otherwise.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    run: str = ""
+    api_keys_file: str = ""
+    max_wait_s: float = 60.0
+    max_queue: int = 1024
+    max_questions: int = 512
+    annotate_timeout_s: float = 120.0
+    answer_timeout_s: float = 600.0
+    aggregate_timeout_s: float = 600.0
+    max_body_bytes: int = 1_048_576
+    max_messages: int = 256
+    max_tokens: int = 32_768
+    max_n: int = 8
+    requests_per_minute: int = 0
+    concurrency: int = 0
+    drain_s: float = 60.0
+    log_prompts: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """A whole run. See conf/config.yaml for every key with its default and meaning."""
 
@@ -137,6 +178,7 @@ class Settings:
     engine: EngineSettings = field(default_factory=EngineSettings)
     annotate: AnnotateSettings = field(default_factory=AnnotateSettings)
     aggregate: AggregateSettings = field(default_factory=AggregateSettings)
+    serve: ServeSettings = field(default_factory=ServeSettings)
     gpus: int = 0
     seed: int = 0
     seeds: tuple[int, ...] = ()
@@ -152,12 +194,14 @@ class Settings:
     temperature: float = 0.5
     no_skills: str = "competence"
     grader: str = "default"
-    baselines: str = "auto"
+    baselines: tuple[str, ...] = ("auto",)
+    moa_layers: int = 3
     embedding_model: str = "sentence-transformers/all-MiniLM-L6-v2"
     max_tokens: int = 0
     max_failures: int = 0
     output_dir: str = "runs"
     limit: int = 0
+    exclude_leaks: bool = False
     data_dir: str = "data"
 
     @property

@@ -27,8 +27,18 @@ WORDS: dict[str, tuple[str, ...]] = {
     "no_skills": ("competence", "uniform"),
     "grader": ("default", "reference"),
     "baselines": (
-        "auto", "all", "minimal", "off",
-        "best_single", "experts", "self_consistency", "random_experts", "top_k", "moa", "self_moa", "debate",
+        "auto",
+        "all",
+        "minimal",
+        "off",
+        "best_single",
+        "experts",
+        "self_consistency",
+        "random_experts",
+        "top_k",
+        "moa",
+        "self_moa",
+        "debate",
     ),
 }
 

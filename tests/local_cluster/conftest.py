@@ -19,7 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-FAKE = ("engine.kind=fake", "engine.slots=2")
+FAKE = (
+    "engine.kind=fake", "engine.slots=2", "pool=small", "task.demo.validation=40", "task.demo.test=64",
+)  # fmt: skip
 TIMEOUT_S = 300.0
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
+from itertools import product
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -72,15 +73,23 @@ def test_a_second_run_generates_nothing(runs: Runs) -> None:
 def test_proposers_see_the_answers_of_the_layer_before(runs: Runs) -> None:
     folder = runs[0]
     first = {(d["question_id"], d["expert"]): d["text"] for d in folder.rows("drafts") if d["sample"] == 0}
-    seen = {}
-    for file in (folder.path / "requests" / "baselines-layer-2").rglob("*.parquet"):
+    prompts = prompts_of(folder, "baselines-layer-2")
+    questions, proposers = ({key[place] for key in prompts} for place in (0, 1))
+    assert (len(questions), len(proposers)) == (20, 2)
+    shared = prompts_of(folder, "aggregate")  # a proposer's second prompt may be the one that top_k asked already
+    for key in product(questions, proposers):
+        drafts = [first[key[0], expert] for expert in proposers]
+        assert any(all(d in prompt for d in drafts) for prompt in [*prompts.get(key, []), *shared.get(key, [])]), key
+
+
+def prompts_of(folder: RunFolder, stage: str) -> dict[tuple[str, str], list[str]]:
+    """The prompts that a stage sends, by question and expert."""
+    found = defaultdict(list)
+    for file in (folder.path / "requests" / stage).rglob("*.parquet"):
         for row in pq.read_table(file, partitioning=None).to_pylist():
-            seen[row["question_id"], file.parent.name.removeprefix("expert=")] = row["messages"][0]["content"]
-    proposers = {expert for _, expert in seen}
-    assert len(proposers) == 2
-    assert len(seen) == 40
-    for (question, _), prompt in seen.items():
-        assert all(first[question, expert] in prompt for expert in proposers)
+            key = row["question_id"], file.parent.name.removeprefix("expert=")
+            found[key].append(row["messages"][0]["content"])
+    return found
 
 
 def test_the_best_expert_ends_its_own_mixture_and_the_aggregator_the_others(runs: Runs) -> None:

@@ -183,7 +183,7 @@ class TestSettings:
             ("k=three", "k is 'three'; it must be an integer"),
             ("k=0", "k is 0; it must be 1 or more"),
             ("router=fast", "router is 'fast'; it must be one of reference, paper"),
-            ("aggregator=SmolLM3", "did you mean SmolLM2?"),
+            ("aggregator=Leters", "did you mean Letters?"),
             ("limit=-1", "limit is -1; it must be 0 or more"),
             ("=5", "is not of the form key=value"),
         ],
@@ -353,7 +353,7 @@ class TestNothingIsSpent:
         assert lines[0].startswith("warning: 1 of 3 test questions share their text with a validation question")
         assert lines[1] == "warning: 1 of 3 test questions have no gold answer and are not graded"
         assert lines[2] == "run runs/mine: 1 validation and 3 test questions"
-        assert lines[3].startswith("experts: SmolLM2, ")
+        assert lines[3].startswith("experts: Arithmetic, ")
         assert lines[4] == f"stages: {', '.join(stage_commands.STAGES)}; k=3, seeds 3, 4"
         assert sorted(Path().iterdir()) == before
 

@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def generate(content: str = "Why?", **changes: Any) -> Generate:
     given: dict[str, Any] = {
         "tag": "t", "messages": [{"role": "user", "content": content}], "n": 1, "first_sample": 0, "seed": 7,
-        "temperature": 0.7, "top_p": 1.0, "top_k": 0, "max_tokens": 9, "repetition_penalty": 1.0,
+        "temperature": 0.7, "top_p": 1.0, "top_k": 0, "max_tokens": 99, "repetition_penalty": 1.0,
     }  # fmt: skip
     return Generate(**(given | changes))
 

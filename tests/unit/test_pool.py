@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
-from actors import pool as pool_module
+from actors import slot_pool as pool_module
 from actors.engine_host import EngineDiedError, LoadError
 from actors.engine_plans import EngineFacts
 from actors.pool import EnginePool, PoolConfig

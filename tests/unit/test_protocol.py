@@ -14,6 +14,7 @@ from actors.protocol import (
     MAX_PACKET,
     Abort,
     Beat,
+    Delta,
     Exited,
     Fatal,
     Finished,
@@ -50,6 +51,7 @@ FRAMES: list[Frame] = [
     ),
     Abort(tags=["t1", "t2"]),
     Ready(pid=7, seconds=0.5, max_num_seqs=32, max_model_len=2048, modules=["json"]),
+    Delta(tag="t1", texts=[(0, "so "), (1, "é")]),
     Finished(
         tag="t1", prompt_tokens=3,
         samples=[Sample(index=i, text="x" * i, finish_reason="stop", tokens=i) for i in range(3)],

@@ -1,0 +1,271 @@
+"""The engine pool of the endpoint: requests that arrive one by one wait by engine key and are granted room on a slot.
+
+What they write goes from the slot to the asker and never through here. A place is reserved, used, and always released.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from actors.engine_host import LoadError
+from actors.online_state import Grant, OnlineStatus, Queue, Refusal, Ticket, Waiting
+from actors.pool_state import SlotState
+from actors.slot_pool import LeaseLostError, PoolConfig, SlotPool
+from symoe_ray.scheduling import GroupView, Lease, Online, Prepare, admission_wait_s, ask_order, decide
+
+FORGIVE_S = 30.0
+TICK_S = 0.25
+MEASURE_S = 1.0
+STATUS_TIMEOUT_S = 2.0
+GIVEN_BACK = 10_000  # tickets remembered that were given back before they came
+
+
+class OnlinePool(SlotPool):
+    """Queues of live requests, one for each engine key, and the slots that work on them.
+
+    `max_queue` bounds the rows that wait in one queue.
+    """
+
+    def __init__(self, config: PoolConfig, policy: Online, max_queue: int) -> None:
+        super().__init__(config)
+        self._policy, self._max_queue = policy, max_queue
+        keys = dict.fromkeys(e.engine_key for e in config.experts)
+        self._queues = {
+            key: Queue(key=key, experts=tuple(e.name for e in config.experts if e.engine_key == key)) for key in keys
+        }
+        self._granted: dict[str, tuple[SlotState, Ticket]] = {}
+        self._given_back: OrderedDict[str, bool] = OrderedDict()
+        self._crashes = 0
+
+    async def open(self) -> dict[str, str]:
+        """Start the slots and have the experts' weights on their nodes; problems by expert."""
+        await self.start()
+        names = list(self._experts)
+        problems = await self.resolve(names)
+        await self._learn_facts({name for name in names if name not in problems})
+        self._spawn(self._tick())
+        return problems
+
+    async def reserve(self, ticket: Ticket) -> Grant | Refusal:
+        """Wait for room on an engine of the ticket's expert, or be refused at once."""
+        if self._given_back.pop(ticket.id, False):  # calls of an async actor may overtake each other
+            return Refusal(kind="no_slot", message="it was given back before it was asked for")
+        queue = self._queue(ticket.expert)
+        refusal = self._hopeless(queue)
+        if refusal is None and queue.rows + ticket.rows > self._max_queue:
+            message = f"the queue of {ticket.expert} is full"
+            refusal = Refusal(kind="overloaded", message=message, retry_after_s=self._wait_s(queue))
+        if refusal is not None:
+            return refusal
+        waiting = Waiting(ticket, queue.expect(ticket), asyncio.get_running_loop().create_future())
+        queue.waiting.append(waiting)
+        self._dispatch()
+        return await waiting.answer
+
+    async def release(self, ticket_id: str, tokens: int = 0, *, lost: bool = False) -> None:
+        """Give a place back, granted or waited for; `tokens` were written. `lost`: the slot or its engine has died."""
+        granted = self._granted.pop(ticket_id, None)
+        if granted is None:
+            self._forget(ticket_id)
+            return
+        slot, ticket = granted
+        queue = self._queue(ticket.expert)
+        if tokens:
+            slot.written += tokens
+            queue.learn(tokens, ticket.rows)
+        if len(slot.leases) == 1 or time.monotonic() - slot.measured_at > MEASURE_S:
+            self._measure(slot, queue.key)
+        self._free(slot, ticket)
+        if lost and slot.key == queue.key:
+            slot.loaded = False
+        self._dispatch()
+
+    async def admit(self, expert: str) -> Refusal | None:
+        """Why a question that begins with this expert must not be let in; None where it may."""
+        queue = self._queue(expert)
+        wait_s, most_s = self._wait_s(queue), self._policy.max_wait_s
+        if wait_s > most_s:
+            message = f"{expert} would be reached in {wait_s:.0f} s, the limit is {most_s:.0f} s"
+            return Refusal(kind="overloaded", message=message, retry_after_s=wait_s - most_s)
+        return self._hopeless(queue)
+
+    async def status(self) -> OnlineStatus:
+        """What waits and runs, and what has been swapped so far."""
+        told = [self._at_work(s) for s in self._slots.values() if s.available]
+        return OnlineStatus(
+            queues=tuple(q.status() for q in self._queues.values()), swaps=dict(self._swaps), crashes=self._crashes,
+            engine_samples=sum(await asyncio.gather(*told)),
+        )  # fmt: skip
+
+    async def _at_work(self, slot: SlotState) -> int:
+        try:
+            samples: int = await asyncio.wait_for(slot.actor.at_work.remote(), STATUS_TIMEOUT_S)
+        except (RayActorError, TimeoutError):
+            return 0
+        return samples
+
+    def _queue(self, expert: str) -> Queue:
+        return self._queues[self._experts[expert].engine_key]
+
+    def _hopeless(self, queue: Queue) -> Refusal | None:
+        """Why no slot can work on a queue; None where one can."""
+        if all(s.gone for s in self._slots.values()):
+            return Refusal(kind="no_slot", message="every slot actor has died and none came back")
+        if not any(self._fits(s, queue.key) for s in self._slots.values() if not s.gone):
+            return Refusal(kind="load_failed", message=queue.load_error)
+        return None
+
+    def _wait_s(self, queue: Queue) -> float:
+        slots = [s for s in self._slots.values() if s.available]
+        capacity = max((self._view(s, {}).capacity for s in slots), default=1)
+        return admission_wait_s(
+            queue.key, self._views(), self._costs.costs(), slots=max(1, len(slots)), capacity=capacity
+        )
+
+    def _dispatch(self) -> None:
+        for slot in self._slots.values():
+            if slot.promised and not self._queues[slot.promised].waiting:
+                slot.promised = ""
+        for view in ask_order([self._view(s, self._queues) for s in self._slots.values()], self._views()):
+            self._ask(self._slots[view.id])
+        for queue in self._queues.values():
+            if queue.waiting and (refusal := self._hopeless(queue)):
+                for waiting in queue.take(queue.rows):
+                    _answer(waiting, refusal)
+
+    def _decide(self, slot: SlotState) -> Lease | Prepare | None:
+        """What a slot should do next."""
+        return decide(
+            self._view(slot, self._queues), self._views(), self._costs.costs(),
+            slots=sum(s.available for s in self._slots.values()), online=self._policy,
+        )  # fmt: skip
+
+    def _ask(self, slot: SlotState) -> None:
+        """Do what is decided, again and again, until there is nothing more to do."""
+        while (decision := self._decide(slot)) is not None:
+            if isinstance(decision, Lease):
+                self._grant(slot, decision)
+            else:
+                slot.promised = decision.key
+                self._spawn(self._prepare(slot, self._queues[decision.key].waiting[0].ticket.expert))
+
+    def _grant(self, slot: SlotState, lease: Lease) -> None:
+        queue = self._queues[lease.key]
+        if slot.key != lease.key:
+            slot.key, slot.loaded, slot.promised = lease.key, False, ""
+        now = time.monotonic()
+        if not slot.leases:
+            slot.measured_at = now
+        slot.leased_at = now
+        taken = queue.take(lease.rows)
+        for waiting in taken:
+            ticket = waiting.ticket
+            slot.leases[ticket.id] = ticket.rows
+            queue.running_rows += ticket.rows
+            self._granted[ticket.id] = slot, ticket
+        for expert in dict.fromkeys(w.ticket.expert for w in taken):
+            mine = [w for w in taken if w.ticket.expert == expert]
+            if slot.loaded and not self._experts[expert].lora:
+                self._admit(slot, mine)
+            else:
+                self._spawn(self._bring(slot, expert, queue, mine))
+
+    async def _bring(self, slot: SlotState, expert: str, queue: Queue, taken: list[Waiting]) -> None:
+        """Have the engine, then let in who was granted; who could not be waits again, before all others."""
+        try:
+            await self._have_engine(slot, expert, queue.key)
+        except (RayActorError, RayTaskError, LeaseLostError) as error:
+            cause = error.cause if isinstance(error, RayTaskError) else error
+            if isinstance(error, RayActorError):
+                self._emit("crash", slot, expert=expert, message=f"slot actor: {error}".splitlines()[0])
+                self._lose(slot)
+            elif not isinstance(error, LeaseLostError):
+                self._load_failed(slot, expert, queue, cause)
+            self._take_back(slot, queue, taken)
+        else:
+            queue.load_failures.pop(slot.info.id, None)
+            self._admit(slot, taken)
+        self._dispatch()
+
+    def _admit(self, slot: SlotState, taken: list[Waiting]) -> None:
+        for waiting in taken:
+            _answer(waiting, Grant(slot=slot.info.id, actor=slot.actor))
+        if taken:
+            slot.state, slot.expert = "generate", taken[-1].ticket.expert
+
+    def _take_back(self, slot: SlotState, queue: Queue, taken: list[Waiting]) -> None:
+        for waiting in reversed(taken):
+            if self._granted.pop(waiting.ticket.id, None) is not None:  # else it was released while the engine loaded
+                self._free(slot, waiting.ticket)
+                queue.waiting.appendleft(waiting)
+
+    def _free(self, slot: SlotState, ticket: Ticket) -> None:
+        del slot.leases[ticket.id]
+        self._queue(ticket.expert).running_rows -= ticket.rows
+        if not slot.leases and slot.state != "lost":
+            slot.state = "idle"
+
+    def _forget(self, ticket_id: str) -> None:
+        """Take a ticket out of its queue; one that is in none has yet to come."""
+        for queue in self._queues.values():
+            for waiting in queue.waiting:
+                if waiting.ticket.id == ticket_id:
+                    queue.waiting.remove(waiting)
+                    waiting.answer.cancel()
+                    self._dispatch()
+                    return
+        self._given_back[ticket_id] = True
+        while len(self._given_back) > GIVEN_BACK:
+            self._given_back.popitem(last=False)
+
+    def _load_failed(self, slot: SlotState, expert: str, queue: Queue, cause: BaseException) -> None:
+        """Note it: after `max_attempts` the slot is not asked for this engine for a while."""
+        message = str(cause) if isinstance(cause, LoadError) else f"{type(cause).__name__}: {cause}"
+        if slot.key == queue.key:
+            slot.key, slot.loaded = "", False
+            self._note_end(slot, frozenset())
+        queue.load_failures[slot.info.id] = queue.load_failures.get(slot.info.id, 0) + 1
+        queue.load_error, queue.failed_at = message[:500], time.monotonic()
+        self._emit("crash", slot, expert=expert, message=f"load: {message}"[:500])
+
+    def _fits(self, slot: SlotState, key: str) -> bool:
+        queue = self._queues[key]
+        if queue.load_failures and time.monotonic() - queue.failed_at > FORGIVE_S:
+            queue.load_failures.clear()
+        return queue.load_failures.get(slot.info.id, 0) < self._config.engine.max_attempts
+
+    def _views(self) -> dict[str, GroupView]:
+        """The queues as the policy sees them. A slot that is promised to another engine no longer hosts its own."""
+        slots = [s for s in self._slots.values() if s.available]
+        next_keys = [s.promised or s.key for s in slots]
+        return {
+            key: queue.view(
+                hosts=next_keys.count(key), shape=self._costs.shape(key),
+                starting_rows=sum(s.rows for s in slots if s.key == key and not s.loaded),
+            )
+            for key, queue in self._queues.items()
+        }  # fmt: skip
+
+    async def _tick(self) -> None:
+        """Waiting alone makes a queue due."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            if any(q.waiting for q in self._queues.values()):
+                self._dispatch()
+
+    def _emit(self, event: str, slot: SlotState, **values: object) -> None:
+        self._crashes += event == "crash"
+        super()._emit(event, slot, **values)
+
+
+def _answer(waiting: Waiting, answer: Grant | Refusal) -> None:
+    if not waiting.answer.done():
+        waiting.answer.set_result(answer)
+
+
+OnlinePoolActor = ray.remote(OnlinePool)

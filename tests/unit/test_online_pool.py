@@ -1,0 +1,330 @@
+"""The endpoint's pool over slot actors without Ray: who is granted, who waits, who is refused, what dies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorUnavailableError
+
+from actors import slot_pool
+from actors.engine_host import LoadError
+from actors.engine_plans import EngineFacts
+from actors.online_pool import OnlinePool
+from actors.online_state import Grant, Refusal, Ticket
+from actors.slot import Loaded, Prefetched, SlotConfig, SlotInfo
+from actors.slot_pool import PoolConfig
+from symoe_ray.core import ExpertSpec
+from symoe_ray.scheduling import Online
+from symoe_ray.settings import EngineSettings
+from tests.unit.test_pool import Method, answer
+
+EXPERTS = tuple(ExpertSpec(name=name, model=f"org/{name}") for name in "ABC")
+CAPACITY = 4
+
+
+@dataclass
+class Slots:
+    """Slot actors: `load` may raise or wait; `loads` are (slot, expert) in order."""
+
+    load: Callable[[str], Awaitable[None]] | None = None
+    problems: dict[str, str] = field(default_factory=dict)
+    loads: list[tuple[str, str]] = field(default_factory=list)
+    prepared: list[str] = field(default_factory=list)
+
+    def make(self, config: SlotConfig) -> Any:
+        return StubSlot(config.id, self)
+
+
+class StubSlot:
+    """The handle of a slot actor."""
+
+    def __init__(self, slot: str, slots: Slots) -> None:
+        self.id, self._slots = slot, slots
+        for name in ("start", "load", "resolve", "facts", "prepare", "progress", "at_work", "stop"):
+            setattr(self, name, Method(lambda *given, name=name: answer(getattr(self, f"_{name}")(*given))))
+
+    async def _start(self) -> SlotInfo:
+        return SlotInfo(id=self.id, node="node", pid=1, gpus=0)
+
+    async def _load(self, expert: str) -> Loaded:
+        self._slots.loads.append((self.id, expert))
+        if self._slots.load is not None:
+            await self._slots.load(expert)
+        await asyncio.sleep(0)
+        return Loaded(tier="fork", seconds=0.1, start_s=0.1, bytes=0, capacity=CAPACITY, beside=False, note="")
+
+    async def _resolve(self, _: list[str]) -> dict[str, str]:
+        return self._slots.problems
+
+    async def _facts(self, experts: list[str]) -> dict[str, EngineFacts]:
+        return dict.fromkeys(experts, EngineFacts(weight_bytes=0, kv_bytes_per_token=0, shape=""))
+
+    async def _prepare(self, expert: str) -> Prefetched:
+        self._slots.prepared.append(expert)
+        return Prefetched(bytes=0, seconds=0.0)
+
+    async def _progress(self) -> tuple[int, list[str]]:
+        return 0, []
+
+    async def _at_work(self) -> int:
+        return 0
+
+    async def _stop(self) -> None:
+        return None
+
+
+def ticket(number: int, expert: str, **changes: Any) -> Ticket:
+    return replace(Ticket(id=f"t{number}", expert=expert, rows=1, tokens=50), **changes)
+
+
+@pytest.fixture
+def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Run a test's coroutine on an open pool."""
+
+    def run(
+        test: Callable[[OnlinePool, Slots], Awaitable[None]], slots: Slots | None = None, *, number: int = 1,
+        max_wait_s: float = 60.0, max_queue: int = 8, experts: tuple[ExpertSpec, ...] = EXPERTS,
+    ) -> None:  # fmt: skip
+        stubs = slots or Slots()
+        monkeypatch.setattr(slot_pool, "SlotActor", Method(stubs.make))
+        engine = EngineSettings(kind="fake", max_attempts=2)
+        config = PoolConfig(run_uri=str(tmp_path), epoch=1, started=0.0, experts=experts, engine=engine, slots=number)
+
+        async def main() -> None:
+            pool = OnlinePool(config, Online(max_wait_s=max_wait_s), max_queue)
+            await pool.open()
+            await test(pool, stubs)
+
+        asyncio.run(asyncio.wait_for(main(), 20))
+
+    return run
+
+
+async def granted(pool: OnlinePool, *tickets: Ticket) -> list[Grant | Refusal]:
+    return list(await asyncio.gather(*(pool.reserve(t) for t in tickets)))
+
+
+async def settle() -> None:
+    """Let everything that can happen now happen."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+def test_questions_that_arrive_together_share_a_load(play: Callable[..., None]) -> None:
+    async def test(pool: OnlinePool, slots: Slots) -> None:
+        order = "ABABAB"
+        waiting = [asyncio.create_task(pool.reserve(ticket(i, e))) for i, e in enumerate(order)]
+        while not all(w.done() for w in waiting):
+            await settle()
+            for i, w in enumerate(waiting):
+                if w.done():
+                    await pool.release(f"t{i}", 10)
+        assert [expert for _, expert in slots.loads] == ["A", "B"]
+
+    play(test)
+
+
+def test_where_there_is_a_slot_for_each_engine_nothing_is_swapped(play: Callable[..., None]) -> None:
+    async def test(pool: OnlinePool, slots: Slots) -> None:
+        for round_ in range(4):
+            tickets = [ticket(10 * round_ + i, e) for i, e in enumerate("ABCAAAAAA")]
+            tasks = [asyncio.create_task(pool.reserve(t)) for t in tickets]
+            while not all(t.done() for t in tasks):
+                await settle()
+                for t, task in zip(tickets, tasks, strict=True):
+                    if task.done():
+                        await pool.release(t.id, 5)
+        assert sorted(expert for _, expert in slots.loads) == ["A", "B", "C"]
+
+    play(test, number=3, max_queue=100)
+
+
+def test_an_engine_takes_no_more_than_its_capacity(play: Callable[..., None]) -> None:
+    async def test(pool: OnlinePool, _: Slots) -> None:
+        await granted(pool, ticket(0, "A"))
+        waiting = [asyncio.create_task(pool.reserve(ticket(i, "A"))) for i in range(1, 7)]
+        await settle()
+        assert sum(w.done() for w in waiting) == CAPACITY - 1
+        await pool.release("t0")
+        await settle()
+        assert sum(w.done() for w in waiting) == CAPACITY
+
+    play(test)
+
+
+def test_an_engine_is_not_taken_away_under_its_work(play: Callable[..., None]) -> None:
+    async def test(pool: OnlinePool, slots: Slots) -> None:
+        await granted(pool, ticket(0, "A"))
+        other = asyncio.create_task(pool.reserve(ticket(1, "B")))
+        await settle()
+        assert not other.done()
+        assert [e for _, e in slots.loads] == ["A"]
+        await pool.release("t0", 10)
+        assert isinstance(await other, Grant)
+        assert [e for _, e in slots.loads] == ["A", "B"]
+
+    play(test)
+
+
+def test_who_has_waited_long_enough_gets_the_next_engine(play: Callable[..., None]) -> None:
+    """The busy engine's queue is never empty, and yet B comes."""
+
+    async def test(pool: OnlinePool, slots: Slots) -> None:
+        await granted(pool, ticket(0, "A"))
+        other, number = asyncio.create_task(pool.reserve(ticket(1, "B"))), 1
+        late = asyncio.create_task(pool.reserve(ticket(2, "A")))
+        while not slots.prepared:
+            await asyncio.sleep(0.01)
+            if late.done():  # one of A always runs
+                await pool.release(f"t{number}" if number > 1 else "t0", 1)
+                number += 1
+                late = asyncio.create_task(pool.reserve(ticket(number + 1, "A")))
+        await settle()
+        assert not late.done(), "a slot that is promised to B takes no more for A"
+        assert not other.done()
+        await pool.release(f"t{number}" if number > 1 else "t0", 1)
+        assert isinstance(await other, Grant)
+        late.cancel()
+
+    play(test, max_wait_s=1.0)
+
+
+def test_a_ticket_may_be_given_back_before_it_is_granted(play: Callable[..., None]) -> None:
+    async def test(pool: OnlinePool, slots: Slots) -> None:
+        await granted(pool, ticket(0, "A"))
+        other = asyncio.create_task(pool.reserve(ticket(1, "B")))
+        await settle()
+        await pool.release("t1")
+        with pytest.raises(asyncio.CancelledError):
+            await other
+        await pool.release("t0")
+        await pool.release("t0")
+        await settle()
+        assert [e for _, e in slots.loads] == ["A"]
+        assert all(q.waiting == q.running == 0 for q in (await pool.status()).queues)
+
+    play(test)
+
+
+def test_a_ticket_may_be_given_back_before_it_comes(play: Callable[..., None]) -> None:
+    """Calls of an async actor may overtake each other."""
+
+    async def test(pool: OnlinePool, slots: Slots) -> None:
+        await pool.release("t0")
+        assert isinstance(await pool.reserve(ticket(0, "A")), Refusal)
+        assert slots.loads == []
+        assert isinstance(await pool.reserve(ticket(0, "A")), Grant)
+
+    play(test)
+
+
+def test_a_ticket_may_be_given_back_while_its_engine_loads(play: Callable[..., None]) -> None:
+    held = asyncio.Event()
+
+    async def load(expert: str) -> None:
+        if expert == "A":
+            await held.wait()
+
+    async def test(pool: OnlinePool, _: Slots) -> None:
+        task = asyncio.create_task(pool.reserve(ticket(0, "A")))
+        await settle()
+        await pool.release("t0")
+        held.set()
+        assert isinstance(await pool.reserve(ticket(1, "B")), Grant)
+        task.cancel()
+        running = {q.experts: q.running for q in (await pool.status()).queues}
+        assert running == {("A",): 0, ("B",): 1, ("C",): 0}
+
+    play(test, Slots(load=load))
+
+
+def test_a_queue_has_a_bound(play: Callable[..., None]) -> None:
+    async def test(pool: OnlinePool, _: Slots) -> None:
+        await granted(pool, *(ticket(i, "A") for i in range(CAPACITY)))
+        tasks = [asyncio.create_task(pool.reserve(ticket(10 + i, "A"))) for i in range(3)]
+        await settle()
+        refused = await pool.reserve(ticket(20, "A", rows=6))
+        assert isinstance(refused, Refusal)
+        assert refused.kind == "overloaded"
+        for task in tasks:
+            task.cancel()
+
+    play(test)
+
+
+def test_nobody_is_let_in_who_would_wait_too_long(play: Callable[..., None]) -> None:
+    async def test(pool: OnlinePool, _: Slots) -> None:
+        assert await pool.admit("A") is None
+        await granted(pool, *(ticket(i, "A", tokens=4000) for i in range(CAPACITY)))
+        tasks = [asyncio.create_task(pool.reserve(ticket(10 + i, "A", tokens=4000))) for i in range(500)]
+        await settle()
+        refused = await pool.admit("A")
+        assert refused is not None
+        assert (refused.kind, refused.retry_after_s > 0) == ("overloaded", True)
+        for task in tasks:
+            task.cancel()
+
+    play(test, max_wait_s=1.0, max_queue=1000)
+
+
+def test_an_engine_that_cannot_be_loaded_fails_its_own_questions_alone(play: Callable[..., None]) -> None:
+    async def load(expert: str) -> None:
+        if expert == "B":
+            raise LoadError("out of memory")
+
+    async def test(pool: OnlinePool, slots: Slots) -> None:
+        first, second = await granted(pool, ticket(0, "B"), ticket(1, "A"))
+        assert isinstance(first, Refusal)
+        assert (first.kind, first.message) == ("load_failed", "out of memory")
+        assert isinstance(second, Grant)
+        assert [e for _, e in slots.loads].count("B") == 2
+        refused = await pool.admit("B")
+        assert refused is not None
+        assert refused.kind == "load_failed"
+
+    play(test, Slots(load=load))
+
+
+def test_after_an_engines_death_it_is_loaded_again(play: Callable[..., None]) -> None:
+    async def test(pool: OnlinePool, slots: Slots) -> None:
+        await granted(pool, ticket(0, "A"))
+        await pool.release("t0", lost=True)
+        await granted(pool, ticket(1, "A"))
+        assert [e for _, e in slots.loads] == ["A", "A"]
+
+    play(test)
+
+
+def test_a_slot_that_dies_under_a_load_is_revived_and_the_request_is_granted(play: Callable[..., None]) -> None:
+    deaths = iter([True])
+
+    async def load(_: str) -> None:
+        if next(deaths, False):
+            raise ActorUnavailableError("it was killed", None)
+
+    async def test(pool: OnlinePool, slots: Slots) -> None:
+        assert isinstance(await pool.reserve(ticket(0, "A")), Grant)
+        assert len(slots.loads) == 2
+        assert (await pool.status()).crashes == 1
+
+    play(test, Slots(load=load))
+
+
+def test_adapters_over_one_base_share_its_engine(play: Callable[..., None]) -> None:
+    base = ExpertSpec(name="A", model="org/base")
+    experts = (base, replace(base, name="B", lora="org/adapter"))
+
+    async def test(pool: OnlinePool, slots: Slots) -> None:
+        first, second = await granted(pool, ticket(0, "A"), ticket(1, "B"))
+        assert isinstance(first, Grant)
+        assert isinstance(second, Grant)
+        assert sorted(e for _, e in slots.loads) == ["A", "B"]
+        (queue,) = (await pool.status()).queues
+        assert (queue.experts, queue.running) == (("A", "B"), 2)
+
+    play(test, experts=experts)
