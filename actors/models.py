@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.checkpoints import header, language_config, read_json, weight_files
-from actors.model_recipes import RECIPES, FolderModel, GgufModel, build, sha256_of
+from actors.model_recipes import RECIPES, FolderModel, GgufModel, ShippedModel, build, sha256_of
 from symoe_ray.core import InputError, ResourceError
 from symoe_ray.fingerprints import digest
 
@@ -60,7 +60,7 @@ def prepare(name: str, *, verify: bool = False) -> Path:
     if name not in RECIPES:
         raise InputError(f"unknown model {PACKAGE}{name}; there are {', '.join(PACKAGE + known for known in RECIPES)}")
     folder = prepared_folder(name)
-    if _is_complete(name, folder, verify):
+    if isinstance(RECIPES[name], ShippedModel) or _is_complete(name, folder, verify):
         return folder
     with _lock(folder):
         if not _is_complete(name, folder, verify):
@@ -69,7 +69,10 @@ def prepare(name: str, *, verify: bool = False) -> Path:
 
 
 def prepared_folder(name: str) -> Path:
-    """Where the prepared model `name` is, or will be."""
+    """Where the prepared model `name` is, or will be; a shipped one stays in the package."""
+    recipe = RECIPES.get(name)
+    if isinstance(recipe, ShippedModel):
+        return recipe.folder
     return cache_folder() / "models" / name
 
 
@@ -196,7 +199,8 @@ def prepare_all(names: Sequence[str]) -> None:
 
     Conversion is bound by one thread of Python, hence the processes.
     """
-    missing = [name for name in names if not _is_complete(name, prepared_folder(name), verify=False)]
+    made_here = [name for name in names if not isinstance(RECIPES[name], ShippedModel)]
+    missing = [name for name in made_here if not _is_complete(name, prepared_folder(name), verify=False)]
     missing.sort(key=lambda name: not isinstance(RECIPES[name], GgufModel | FolderModel))
     if missing:
         spawn = multiprocessing.get_context("spawn")

@@ -1,14 +1,18 @@
-"""What the generated task asks about: symbols, capitals, units and words, all of them settled facts."""
+"""What the generated task asks about: elements, capitals, units and names, all of them settled facts."""
 
 from __future__ import annotations
 
+# Name: symbol and atomic number.
 ELEMENTS = {
-    "hydrogen": "H", "helium": "He", "lithium": "Li", "beryllium": "Be", "boron": "B", "carbon": "C", "nitrogen": "N",
-    "oxygen": "O", "fluorine": "F", "neon": "Ne", "sodium": "Na", "magnesium": "Mg", "aluminium": "Al", "silicon": "Si",
-    "phosphorus": "P", "sulfur": "S", "chlorine": "Cl", "argon": "Ar", "potassium": "K", "calcium": "Ca",
-    "titanium": "Ti", "chromium": "Cr", "manganese": "Mn", "iron": "Fe", "cobalt": "Co", "nickel": "Ni", "copper": "Cu",
-    "zinc": "Zn", "bromine": "Br", "silver": "Ag", "tin": "Sn", "iodine": "I", "barium": "Ba", "tungsten": "W",
-    "platinum": "Pt", "gold": "Au", "mercury": "Hg", "lead": "Pb", "radon": "Rn", "uranium": "U",
+    "hydrogen": ("H", 1), "helium": ("He", 2), "lithium": ("Li", 3), "beryllium": ("Be", 4), "boron": ("B", 5),
+    "carbon": ("C", 6), "nitrogen": ("N", 7), "oxygen": ("O", 8), "fluorine": ("F", 9), "neon": ("Ne", 10),
+    "sodium": ("Na", 11), "magnesium": ("Mg", 12), "aluminium": ("Al", 13), "silicon": ("Si", 14),
+    "phosphorus": ("P", 15), "sulfur": ("S", 16), "chlorine": ("Cl", 17), "argon": ("Ar", 18), "potassium": ("K", 19),
+    "calcium": ("Ca", 20), "titanium": ("Ti", 22), "chromium": ("Cr", 24), "manganese": ("Mn", 25), "iron": ("Fe", 26),
+    "cobalt": ("Co", 27), "nickel": ("Ni", 28), "copper": ("Cu", 29), "zinc": ("Zn", 30), "bromine": ("Br", 35),
+    "silver": ("Ag", 47), "tin": ("Sn", 50), "iodine": ("I", 53), "barium": ("Ba", 56), "tungsten": ("W", 74),
+    "platinum": ("Pt", 78), "gold": ("Au", 79), "mercury": ("Hg", 80), "lead": ("Pb", 82), "radon": ("Rn", 86),
+    "uranium": ("U", 92),
 }  # fmt: skip
 
 CAPITALS = {
@@ -27,20 +31,19 @@ CAPITALS = {
 UNITS = [
     ("hours", "minutes", 60), ("minutes", "seconds", 60), ("days", "hours", 24), ("weeks", "days", 7),
     ("kilometres", "metres", 1000), ("metres", "centimetres", 100), ("kilograms", "grams", 1000),
-    ("litres", "millilitres", 1000), ("feet", "inches", 12), ("dozens", "single items", 12),
+    ("feet", "inches", 12), ("years", "months", 12), ("pounds", "ounces", 16),
 ]  # fmt: skip
 
-WORDS = [
-    "anchor", "basket", "candle", "dragon", "engine", "forest", "garden", "hammer", "island", "jacket", "kitten",
-    "lantern", "marble", "needle", "orange", "pencil", "quartz", "ribbon", "silver", "temple", "umbrella", "velvet",
-    "window", "yellow", "zipper", "bottle", "copper", "desert", "falcon", "guitar", "harbor", "jungle", "magnet",
-    "napkin", "oyster", "parrot", "rocket", "saddle", "turtle", "walnut",
+NAMES = [
+    "Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana", "Ivan", "Jo", "Kai", "Lena", "Max", "Nora", "Otto",
+    "Pia",
 ]  # fmt: skip
 
-NAMES = ["Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana", "Ivan", "Jo", "Kai", "Lena"]
-
-# A comparison, and the words that ask for its two ends.
-ORDERS = [("taller", "tallest", "shortest"), ("older", "oldest", "youngest"), ("faster", "fastest", "slowest")]
+# A comparison, its converse, and the words that ask for its two ends.
+ORDERS = [
+    ("taller", "shorter", "tallest", "shortest"), ("older", "younger", "oldest", "youngest"),
+    ("faster", "slower", "fastest", "slowest"), ("richer", "poorer", "richest", "poorest"),
+]  # fmt: skip
 
 WEEKDAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 

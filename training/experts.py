@@ -1,0 +1,72 @@
+"""The demo's experts: what each learns, from whom it starts, and its shape, which those of one architecture share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from symoe_ray.demo_task import FAMILIES
+from symoe_ray.fingerprints import seed_of
+
+CONTEXT = 1024
+_HEADS, _HEAD_SIZE = 5, 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expert:
+    """One expert: `steps` of training on questions of its `families`.
+
+    `base` names the expert whose weights it starts from ("": random ones); architectures may differ as long as the
+    weights have the same names (what only the new one has, biases, starts at zero). `annotates` gives a fifth of its
+    examples to naming skills; `aggregates`: it learns to write final answers with drafts of others in sight.
+    """
+
+    model_type: str
+    families: tuple[str, ...] = ()
+    base: str = "generalist"
+    steps: int = 900
+    batch: int = 24
+    annotates: bool = False
+    aggregates: bool = False
+
+
+EXPERTS: Mapping[str, Expert] = {
+    "generalist": Expert(model_type="llama", families=tuple(FAMILIES), base="", steps=3000, annotates=True),
+    "arithmetic": Expert(
+        model_type="llama", families=("addition", "subtraction", "roman numerals", "roman numerals and addition")
+    ),
+    "measures": Expert(
+        model_type="llama", families=("unit conversion", "unit conversion and addition", "addition", "calendar")
+    ),
+    "letters": Expert(model_type="qwen2", families=("strings", "strings", "roman numerals", "logic")),
+    "science": Expert(model_type="qwen2", families=("elements", "elements and addition", "unit conversion")),
+    "travel": Expert(model_type="mistral", families=("capitals", "calendar", "elements")),
+    "detective": Expert(model_type="mistral", families=("logic", "subtraction", "capitals", "strings")),
+    "editor": Expert(model_type="mistral", aggregates=True, steps=480, batch=12),
+}
+
+
+def untrained(name: str, vocabulary: int, end: int, pad: int) -> Any:
+    """A transformers model with random weights that the name alone determines. Embeddings are not tied.
+
+    Attention is computed by plain matrix products: on short sequences torch's fused kernels are slower on a CPU.
+    """
+    config = AutoConfig.for_model(
+        EXPERTS[name].model_type, vocab_size=vocabulary, hidden_size=_HEADS * _HEAD_SIZE, intermediate_size=448,
+        num_hidden_layers=4, num_attention_heads=_HEADS, num_key_value_heads=_HEADS, head_dim=_HEAD_SIZE,
+        max_position_embeddings=CONTEXT, eos_token_id=end, pad_token_id=pad, bos_token_id=None,
+        tie_word_embeddings=False, rope_theta=10000.0, sliding_window=None,
+    )  # fmt: skip
+    torch.manual_seed(seed_of("demo expert", name))
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
+
+
+def start_from(model: Any, base: Any) -> None:
+    """Copy the weights of another expert. ValueError where one of these has no place in the model."""
+    missing, unexpected = model.load_state_dict(base.state_dict(), strict=False)
+    if unexpected or any(not key.endswith(".bias") for key in missing):
+        raise ValueError(f"{type(base).__name__} cannot start {type(model).__name__}: {[*missing, *unexpected]}")
