@@ -13,7 +13,7 @@ from symoe_ray.testing import CRASH
 from tests.local_cluster.conftest import FAKE, Symoe, alive, engines_of, slots_of, wait_until
 
 pytestmark = pytest.mark.real_ray
-SLOW = (*FAKE, "engine.fake_tokens_per_s=15", "engine.chunk_rows=8")
+SLOW = (*FAKE, "engine.fake_tokens_per_s=15", "engine.chunk_rows=8", "baselines=minimal")
 RUN = ("run", *SLOW, "--run", "r")
 
 

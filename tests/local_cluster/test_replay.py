@@ -82,7 +82,7 @@ def test_a_grid_generates_what_is_missing_once_and_disturbs_nothing(finished: tu
 def test_one_more_expert_is_profiled_alone(finished: tuple[Symoe, Command], tmp_path: Path) -> None:
     symoe, _ = finished
     run = copied(symoe, "grown")
-    pool = yaml.safe_load((REPOSITORY / "conf" / "pool" / "demo.yaml").read_text())
+    pool = yaml.safe_load((REPOSITORY / "conf" / "pool" / "small.yaml").read_text())
     pool["experts"].append({"name": "Newcomer", "model": "package:smollm2-135m-instruct"})
     file = tmp_path / "bigger.yaml"
     file.write_text(yaml.safe_dump(pool))
