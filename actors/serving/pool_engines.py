@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
@@ -10,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, TaskCancelledError
 
 from actors.online_state import Refusal, Ticket
 from symoe_ray.core import Completion, Failure, Request
@@ -22,10 +23,21 @@ LOST = frozenset({"engine_died", "load_failed"})
 
 
 class PoolEngines:
-    """Asks the experts of one pool. `on_wait` is told how long each expert was waited for."""
+    """Asks the experts of one pool. `on_wait` is told how long each expert was waited for.
+
+    Where a caller goes away Serve cancels its request with all that the request has called, and a call that gives a
+    place back must not be among them: such calls are made by a task of their own. Construct it in a running event loop.
+    """
 
     def __init__(self, pool: Any, on_wait: Callable[[str, float], None]) -> None:
         self._pool, self._on_wait = pool, on_wait
+        self._given_back: asyncio.Queue[tuple[str, int, bool]] = asyncio.Queue()
+        self._giving_back = asyncio.create_task(self._give_back())
+
+    async def _give_back(self) -> None:
+        while True:
+            ticket, tokens, lost = await self._given_back.get()
+            self._pool.release.remote(ticket, tokens, lost=lost)
 
     async def admit(self, expert: str) -> None:
         """RefusedError where the pool has too much to do."""
@@ -73,6 +85,8 @@ class PoolEngines:
                     yield reply
                 else:
                     yield came
+        except TaskCancelledError as error:
+            raise asyncio.CancelledError from error
         except RayActorError:
             lost = True
             raise
@@ -80,7 +94,7 @@ class PoolEngines:
             if stream is not None and reply is None:
                 ray.cancel(stream)
             if not refused:
-                self._pool.release.remote(ticket.id, reply.completion_tokens if reply else 0, lost=lost)
+                self._given_back.put_nowait((ticket.id, reply.completion_tokens if reply else 0, lost))
 
 
 def _failed(request: Request, message: str) -> Reply:

@@ -31,7 +31,19 @@ async def while_present(work: Coroutine[Any, Any, T], receive: Receive) -> T:
     finally:
         working.cancel()
         leaving.cancel()
-        await asyncio.wait({working, leaving})
+        await _ended(working, leaving)
+
+
+async def _ended(*tasks: asyncio.Task[Any]) -> None:
+    """Wait for the end of tasks. Serve may cancel the waiter meanwhile: that is passed on, but only then."""
+    cancelled: asyncio.CancelledError | None = None
+    while pending := [task for task in tasks if not task.done()]:
+        try:
+            await asyncio.wait(pending)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
 
 
 async def _left(receive: Receive) -> None:
@@ -53,6 +65,8 @@ class Stream(StreamingResponse):
         except ClientDisconnect:
             pass
         finally:
-            await self._content.aclose()
-            await self._room.aclose()
-            self._record.end()
+            try:
+                await self._content.aclose()
+            finally:
+                self._record.end()
+                await self._room.aclose()
