@@ -43,7 +43,7 @@ COMMANDS: tuple[Callable[[Any], None], ...] = (
     doctor.add_command,
 )
 
-SETTING = re.compile(r"\+{0,2}[A-Za-z_][\w.\[\]-]*=")
+SETTING = re.compile(r"\+{0,2}([A-Za-z_][\w.\[\]-]*)?=")
 """What is a setting among the words of a command line; a question such as "is 2+2=4?" is none."""
 
 

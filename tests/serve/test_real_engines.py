@@ -66,7 +66,7 @@ def test_a_caller_that_leaves_frees_the_engine(real: Served, client: openai.Open
     body = {"model": "TinyLlama", "messages": MESSAGES, "max_tokens": 900, "stream": True}
     with httpx.stream("POST", f"{real.url}/v1/chat/completions", json=body, timeout=300) as left:
         next(line for line in left.iter_lines() if '"content":"' in line)
-        assert metric(real, "symoe_engine_samples") == 1
+        wait_for(lambda: metric(real, "symoe_engine_samples") == 1)
     wait_for(lambda: metric(real, "symoe_engine_samples") == 0)
     assert metric(real, "symoe_running_samples") == 0
     assert ask(client).usage.completion_tokens == 12
