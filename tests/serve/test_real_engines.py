@@ -6,12 +6,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import openai
 import pytest
 
 from tests.serve.conftest import Served, end, make_run, start
-from tests.serve.test_endpoint import MESSAGES, metric, wait_for
+from tests.serve.test_endpoint import MESSAGES
 
 pytestmark = [pytest.mark.real_ray, pytest.mark.real_engine, pytest.mark.slow]
 
@@ -60,13 +59,3 @@ def test_an_answer_follows_a_schema(client: openai.OpenAI) -> None:
     )
     assert json.loads(answer.choices[0].message.content) in ("yes", "no")
     assert answer.choices[0].finish_reason == "stop"
-
-
-def test_a_caller_that_leaves_frees_the_engine(real: Served, client: openai.OpenAI) -> None:
-    body = {"model": "TinyLlama", "messages": MESSAGES, "max_tokens": 900, "stream": True}
-    with httpx.stream("POST", f"{real.url}/v1/chat/completions", json=body, timeout=300) as left:
-        next(line for line in left.iter_lines() if '"content":"' in line)
-        wait_for(lambda: metric(real, "symoe_engine_samples") == 1)
-    wait_for(lambda: metric(real, "symoe_engine_samples") == 0)
-    assert metric(real, "symoe_running_samples") == 0
-    assert ask(client).usage.completion_tokens == 12
