@@ -1,4 +1,4 @@
-"""The endpoint over real vLLM engines with tiny models on one slot: answers, streams, JSON, a caller that leaves."""
+"""The endpoint over real vLLM engines with tiny models on one slot: answers, streams, JSON."""
 
 from __future__ import annotations
 
