@@ -109,6 +109,9 @@ class OnlinePool(SlotPool):
             return 0
         return samples
 
+    def _note_tokens(self, tokens: int) -> None:
+        """Tokens are counted where they are read: they never pass here."""
+
     def _queue(self, expert: str) -> Queue:
         return self._queues[self._experts[expert].engine_key]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class LeaseLostError(Exception):
     """The slot no longer has, and is not about to load, the engine that a lease was given for."""
 
 
-class SlotPool:
+class SlotPool(ABC):
     """Runs on the cluster as a Ray actor and owns the slot actors: Ray ends them with it.
 
     What is done with the slots is the subclass's: `_dispatch` is called whenever that may have changed.
@@ -65,20 +66,21 @@ class SlotPool:
         self._events = EventLog(self._storage, config.epoch, config.started)
         self._swaps: Counter[str] = Counter()
 
+    @abstractmethod
     def _dispatch(self) -> None:
         """Give the slots what there is to do."""
-        raise NotImplementedError
 
     def _label(self) -> str:
         """The stage that events belong to."""
         return ""
 
+    @abstractmethod
     def _note_tokens(self, tokens: int) -> None:
         """Engines have generated so many tokens since the last time."""
 
+    @abstractmethod
     def _fits(self, slot: SlotState, key: str) -> bool:
         """Whether a slot may be asked for an engine."""
-        raise NotImplementedError
 
     async def start(self) -> list[SlotInfo]:
         """Start the slots; returns where they are."""

@@ -144,7 +144,7 @@ def test_a_key_is_asked_for(serve: Any, visit: Any) -> None:
 
 def test_a_question_can_be_stopped(serve: Any, visit: Any) -> None:
     async def pause(_: Request) -> None:
-        await asyncio.sleep(600)
+        await asyncio.Event().wait()  # until it is cancelled
 
     engines = FakeEngines(pause=pause)
     page = visit(serve(service(engines)))
