@@ -6,8 +6,9 @@ import logging
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,8 +42,14 @@ def connected(settings: Settings, logs: Path | None = None) -> Iterator[None]:
 
     Ray Data needs CPUs that no slot holds: slots take none, and a local cluster has at least `DATA_CPUS`. A local
     cluster has token authentication, which `ray.init` turns on by itself where RAY_AUTH_MODE does not say otherwise.
-    What its processes had to say is in `logs` afterwards, and its session folder is gone.
+    What its processes had to say is in `logs` afterwards, and its session folder is gone. Ray prints a node's warnings
+    at any moment to standard output, which is for results: until the end, standard output is standard error.
     """
+    with redirect_stdout(sys.stderr):
+        yield from _connected(settings, logs)
+
+
+def _connected(settings: Settings, logs: Path | None) -> Iterator[None]:
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
     address = settings.cluster.address

@@ -84,10 +84,26 @@ def run_stages(options: argparse.Namespace, overrides: list[str], signals: Signa
             run.say(f"== {name}")
             made = STAGES[name](run)
             display.end_stage()
-        if wanted[-1] == "evaluate":
-            return _finish(run, made, options.json, display)
-        run.set_status("finished", stage=wanted[-1])
+        if wanted[-1] != "evaluate":
+            run.set_status("finished", stage=wanted[-1])
+            return DONE
+        report = write_report(run.storage, settings)
+        failed = evaluate.failed_rows(made)
+        run.set_status("finished", failed=failed)
+    if options.json:
+        print(json.dumps(made))
+    else:
+        display.say("\n" + accuracy_table(made))
+        display.say(f"\nresults: {run.storage.path('results.json')}\nreport:  {report}")
+    return _too_many(failed, settings.max_failures)
+
+
+def _too_many(failed: int, allowed: int) -> int:
+    """The exit code of a finished run with so many failed rows."""
+    if failed <= allowed:
         return DONE
+    print(f"symoe: {failed} failed rows, max_failures is {allowed}", file=sys.stderr)
+    return TOO_MANY_FAILURES
 
 
 def _settings(options: argparse.Namespace, overrides: list[str]) -> Settings:
@@ -97,21 +113,6 @@ def _settings(options: argparse.Namespace, overrides: list[str]) -> Settings:
     storage = Storage(run_uri(load([o for o in overrides if o.startswith("output_dir=")]), options.run))
     own = options.command != "run" or "imported" in storage.read_json(MANIFEST, {})
     return (settings_of(storage, overrides) if own else None) or load(overrides)
-
-
-def _finish(run: Run, results: dict[str, Any], as_json: bool, display: Display) -> int:
-    report = write_report(run.storage, run.settings)
-    failed = evaluate.failed_rows(results)
-    run.set_status("finished", failed=failed)
-    if as_json:
-        print(json.dumps(results))
-    else:
-        display.say("\n" + accuracy_table(results))
-        display.say(f"\nresults: {run.storage.path('results.json')}\nreport:  {report}")
-    if failed > run.settings.max_failures:
-        print(f"symoe: {failed} failed rows, max_failures is {run.settings.max_failures}", file=sys.stderr)
-        return TOO_MANY_FAILURES
-    return DONE
 
 
 def _dry_run(settings: Settings, uri: str, wanted: list[str], display: Display) -> int:
