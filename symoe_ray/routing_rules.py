@@ -54,12 +54,7 @@ class RoutingRules:
 
     @classmethod
     def from_settings(cls, settings: Settings, seed: int) -> RoutingRules:
-        """The rules of a run for one of its seeds; compat=reference overrides all that the released code fixes."""
-        if settings.compat == "reference":
-            return cls(
-                k=settings.k, router="reference", sampler="reference", replacement=True, trim_threshold=0.0,
-                temperature=settings.temperature, no_skills="uniform", seed=seed,
-            )  # fmt: skip
+        """The rules of a run for one of its seeds. What compat=reference stands for is in the settings already."""
         return cls(
             k=settings.k, router=settings.router, sampler=settings.sampler, replacement=settings.replacement,  # type: ignore[arg-type]
             trim_threshold=settings.trim_threshold, temperature=settings.temperature,

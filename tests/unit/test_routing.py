@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from symoe_ray.config import load
 from symoe_ray.core import InputError, Profile
 from symoe_ray.fingerprints import uniform
 from symoe_ray.recruit_tables import recruits_table
@@ -314,10 +315,7 @@ class TestReferenceSampler:
         profiles = pool(**{path.name.split("_profile")[0]: json.loads(path.read_text()) for path in files})
         questions = [(str(number), skills) for number, skills in enumerate(recorded["mapped"])]
         mapping = itself(*(skill for _, skills in questions for skill in skills))
-        settings = Settings(
-            task=TaskSettings(name="SAMPLE"), pool=PoolSettings(name="p", experts=()), compat="reference"
-        )
-        found = recruit(questions, mapping, profiles, RoutingRules.from_settings(settings, seed))
+        found = recruit(questions, mapping, profiles, RoutingRules.from_settings(load(["compat=reference"]), seed))
         calls = [call for call in recorded["calls"] if call["k"] == 3]
         assert [list(row) for row in seats(found)] == [call["drawn"] for call in calls]
         for one, call in zip(found.recruitments, calls, strict=True):
@@ -335,14 +333,16 @@ class TestReferenceSampler:
 
 
 class TestRules:
-    def test_compat_overrides_what_the_released_code_fixes(self) -> None:
-        settings = Settings(
-            task=TaskSettings(name="t"), pool=PoolSettings(name="p", experts=()), compat="reference",
-            router="paper", replacement=False, k=5, seed=9,
-        )  # fmt: skip
-        assert RoutingRules.from_settings(settings, 4) == rules(
+    def test_compat_stands_for_what_the_released_code_fixes(self) -> None:
+        assert RoutingRules.from_settings(load(["compat=reference", "k=5", "seed=9"]), 4) == rules(
             k=5, sampler="reference", no_skills="uniform", seed=4
         )  # router=reference, replacement=True, trim_threshold=0
+
+    def test_what_is_set_beside_compat_stays(self) -> None:
+        beside = ["router=paper", "trim_threshold=0.05", "sampler=hash", "replacement=false", "no_skills=competence"]
+        assert RoutingRules.from_settings(load(["compat=reference", *beside]), 4) == rules(
+            router="paper", trim_threshold=0.05, replacement=False, seed=4
+        )
 
     def test_settings_are_taken_as_they_are_otherwise(self) -> None:
         settings = Settings(
