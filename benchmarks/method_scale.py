@@ -105,8 +105,8 @@ def made_up_outcomes(name: str, rng: np.random.Generator) -> MethodOutcomes:
     no, cost = np.zeros(EVALUATED, dtype=bool), np.ones(EVALUATED, dtype=np.int64)
     correct = rng.random(EVALUATED) < 0.4
     return MethodOutcomes(
-        method=name, seed=0, answer=np.full(EVALUATED, "A"), correct=correct, correct_reference=correct,
-        graders_disagree=no, unparsed=no, truncated=no, failed=no, calls=cost, prompt_tokens=cost,
+        method=name, seed=0, answer=np.full(EVALUATED, "A"), correct=correct, correct_default=correct,
+        correct_reference=correct, unparsed=no, truncated=no, failed=no, calls=cost, prompt_tokens=cost,
         completion_tokens=cost, seconds=cost.astype(float),
     )  # fmt: skip
 

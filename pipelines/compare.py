@@ -131,6 +131,9 @@ def _pairs(ours: Sequence[Side], theirs: Sequence[Side]) -> list[tuple[Side, Sid
 
 
 def _compare(a: Side, b: Side) -> Entry:
+    if a.settings.grader != b.settings.grader:
+        graders = f"{a.name} was graded with grader={a.settings.grader} and {b.name} with grader={b.settings.grader}"
+        raise InputError(f"{graders}: `symoe rescore {b.run} grader={a.settings.grader}` makes them comparable")
     tables_a, tables_b = (read_method(side.storage, side.settings, side.method) for side in (a, b))
     ids_a, ids_b = tables_a[0]["question_id"], tables_b[0]["question_id"]
     shared = ids_a.filter(pc.is_in(ids_a, value_set=ids_b.combine_chunks())).combine_chunks()

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from symoe_ray.core import Draft, Question
 from symoe_ray.engine_facts import engine_facts, token_seconds
 from symoe_ray.fingerprints import digest
 from symoe_ray.grading import grading_summary
-from symoe_ray.methods import methods_of
+from symoe_ray.methods import best_in_hindsight, methods_of
 from symoe_ray.outcomes import MethodOutcomes
 from symoe_ray.requests import aggregate_request
 from symoe_ray.results import build_results
@@ -56,13 +56,14 @@ def run_stage(run: Run) -> dict[str, Any]:
     failures = _failures(run)
     _warn(run, questions, failures)
     events = [event for event in read_events(storage) if event["stage"] != "replay"]
-    methods: list[MethodOutcomes] = []
-    answers: list[pa.Table] = []
-    for seed in settings.all_seeds:
-        own, final = _evaluate_seed(run, seed, questions, events)
-        methods += own
-        answers.append(final)
-    results = _results(run, methods, _grading(answers, questions), events)
+    seeds = [_evaluate_seed(run, seed, questions, events) for seed in settings.all_seeds]
+    hindsight = best_in_hindsight([made for seed in seeds for made in seed.methods])
+    for seed, best in zip(seeds, hindsight, strict=False):  # there is none where an expert was not asked everything
+        seed.methods.append(best)
+    for seed in seeds:
+        _write_seed(run, seed, questions, events)
+    grading = _grading([seed.answers for seed in seeds], questions)
+    results = _results(run, [made for seed in seeds for made in seed.methods], grading, events)
     results["symoe"]["failures"] = failures
     if "imported" in run.manifest:
         results["symoe"]["imported"] = run.manifest["imported"]
@@ -75,23 +76,37 @@ def run_stage(run: Run) -> dict[str, Any]:
     return results
 
 
+@dataclass(frozen=True, slots=True)
+class _Seed:
+    """What one seed came to: the outcomes of its methods over `questions`, and its final answers."""
+
+    folder: str
+    questions: tuple[str, ...]
+    methods: list[MethodOutcomes]
+    answers: pa.Table
+
+
 def _evaluate_seed(
     run: Run, seed: int, questions: Mapping[str, Question], events: Sequence[Mapping[str, Any]]
-) -> tuple[list[MethodOutcomes], pa.Table]:
-    """Write a seed's own files; returns the outcomes of all its methods, and its final answers."""
+) -> _Seed:
+    """Write a seed's samples; returns the outcomes of all methods that need no other seed."""
     settings, folder = run.settings, run.seed_folder(seed)
     data = read_seed_data(
         run.storage, folder, seed, [e.name for e in settings.pool.experts], grader=settings.grader,
         annotator=settings.annotator_name, token_seconds=token_seconds(events),
     )  # fmt: skip
     methods = list(methods_of(data, ranking=ranking_of(run), k=settings.k, votes=vote_samples(settings)))
-    write_methods(run.storage, folder, data.questions, methods)
     answers = _final_answers(run.storage, folder)
     _write_samples(run, folder, questions, data, answers)
-    if folder:
-        grading = _grading([answers], questions)
-        run.storage.write_json(f"{folder}results.json", _results(run, methods, grading, events))
-    return methods, answers
+    return _Seed(folder, data.questions, methods, answers)
+
+
+def _write_seed(run: Run, made: _Seed, questions: Mapping[str, Question], events: Sequence[Mapping[str, Any]]) -> None:
+    """Write a seed's methods/, and its results.json where the run has several seeds."""
+    write_methods(run.storage, made.folder, made.questions, made.methods)
+    if made.folder:
+        grading = _grading([made.answers], questions)
+        run.storage.write_json(f"{made.folder}results.json", _results(run, made.methods, grading, events))
 
 
 def _grading(answers: Sequence[pa.Table], questions: Mapping[str, Question]) -> dict[str, Any]:
@@ -143,6 +158,7 @@ def _results(
     counts = {
         "validation_questions": stages["questions"]["validation"],
         "test_questions": stages["questions"]["test"],
+        "test_questions_in_all": stages["questions"].get("test_in_all", stages["questions"]["test"]),
         "without_skills": stages["annotate"]["without_skills"],
     }
     notes = {

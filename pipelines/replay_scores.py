@@ -79,7 +79,7 @@ def _outcomes(cache: Cache, variant: Variant, seed: int) -> dict[str, np.ndarray
     for (question_id, experts), case in zip(_seats(variant.recruits[seed]), cases, strict=True):
         there = cache.drafts(seed, question_id)
         drafts = _seated(there, experts)
-        row = _NOTHING | {"best_possible": _best_possible(there, variant.settings)}
+        row = _NOTHING | {"best_possible": _best_possible(there, drafts, variant.settings)}
         if case is not None:
             row |= _drafted(drafts, variant.settings.grader) | _answered(cache, variant, case, drafts)
         rows.append(row)
@@ -97,11 +97,11 @@ def _seated(drafts: Mapping[Seat, Row], experts: Sequence[str]) -> list[Row]:
     return [drafts[seat] for seat in seats] if all(seat in drafts for seat in seats) else []
 
 
-def _best_possible(drafts: Mapping[Seat, Row], settings: Settings) -> float:
-    """Whether any expert's first answer is right; NaN where one has not answered."""
-    first = [drafts.get((expert.name, 0)) for expert in settings.pool.experts]
-    right = [is_right(draft, settings.grader) for draft in first if draft is not None]
-    return float(any(right)) if len(right) == len(first) else float("nan")
+def _best_possible(drafts: Mapping[Seat, Row], seated: Sequence[Row], settings: Settings) -> float:
+    """Whether any expert's first answer, or one of the seats, is right; NaN where an expert has not answered."""
+    first = [drafts[expert.name, 0] for expert in settings.pool.experts if (expert.name, 0) in drafts]
+    right = any(is_right(draft, settings.grader) for draft in (*first, *seated))
+    return float(right) if len(first) == len(settings.pool.experts) else float("nan")
 
 
 def _drafted(drafts: Sequence[Row], grader: str) -> dict[str, float]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
-from symoe_ray.outcomes import MethodOutcomes, first_right, outcomes, vote
+from symoe_ray.outcomes import Choice, MethodOutcomes, first_right, outcomes, vote
 from symoe_ray.seed_data import SeedData
 
 
@@ -38,16 +40,29 @@ def methods_of(data: SeedData, *, ranking: Sequence[str], k: int, votes: int) ->
 
 
 def _of_experts(make: _Maker, data: SeedData) -> Iterator[MethodOutcomes]:
-    """Every expert's first answer, the best of them in hindsight, and what a perfect judge of them would choose."""
+    """Every expert's first answer, and what a perfect judge of them and of the recruited would choose."""
     first = data.drafts[:, :, 0]
     complete = [column for column in range(len(data.experts)) if (first[:, column] >= 0).all()]
     for column in complete:
         yield from make.single(f"expert:{data.experts[column]}", first[:, column])
     if len(complete) == len(data.experts):
-        right = data.texts.correct[first].sum(axis=0)
-        hindsight = max(complete, key=lambda column: (right[column], data.experts[column]))
-        yield from make.single("best_single_test", first[:, hindsight])
-        yield from make.best_of("oracle_pool", first)
+        seats = data.seats if (data.seats >= 0).all() else first[:, :0]
+        yield from make.best_of("oracle_pool", np.concatenate([first, seats], axis=1), needed=first)
+
+
+def best_in_hindsight(methods: Sequence[MethodOutcomes]) -> list[MethodOutcomes]:
+    """The outcomes of all seeds of the expert that turned out best over them, as `best_single_test`; ties by name.
+
+    None where some expert has not answered every question.
+    """
+    seeds: dict[str, list[MethodOutcomes]] = defaultdict(list)
+    for made in methods:
+        seeds[made.method].append(made)
+    experts = {name: own for name, own in sorted(seeds.items()) if name.startswith("expert:")}
+    if not experts or {len(own) for own in experts.values()} != {len(seeds["oracle_pool"])}:
+        return []
+    best = max(experts.values(), key=lambda own: sum(int(made.correct.sum()) for made in own))
+    return [replace(made, method="best_single_test") for made in best]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,30 +73,33 @@ class _Maker:
 
     def single(self, method: str, rows: np.ndarray) -> Iterator[MethodOutcomes]:
         """One text is the answer."""
-        yield from self._made(method, rows, rows[:, None])
+        yield from self._made(method, lambda _: rows, rows[:, None])
 
     def final(self, method: str, drafts: np.ndarray, *, annotated: bool = False) -> Iterator[MethodOutcomes]:
         """An aggregator's text is the answer, made from the drafts."""
         rows = self.data.finals.get(method)
         if rows is not None:
-            yield from self._made(method, rows, np.concatenate([drafts, rows[:, None]], axis=1), annotated=annotated)
+            needed = np.concatenate([drafts, rows[:, None]], axis=1)
+            yield from self._made(method, lambda _: rows, needed, annotated=annotated)
 
     def vote(
         self, method: str, seats: np.ndarray, needed: np.ndarray, *, wanted: int = 0, annotated: bool = False
     ) -> Iterator[MethodOutcomes]:
         """The answer that most seats give, of at least `wanted` seats; no vote at all is an unparsed answer."""
         if seats.shape[1] >= wanted:
-            chosen = vote(self.data.texts, seats)
-            for made in self._made(method, chosen, needed, annotated=annotated):
+            for made in self._made(method, partial(vote, seats=seats), needed, annotated=annotated):
                 yield replace(made, unparsed=made.answer == "")
 
-    def best_of(self, method: str, seats: np.ndarray, *, annotated: bool = False) -> Iterator[MethodOutcomes]:
+    def best_of(
+        self, method: str, seats: np.ndarray, *, needed: np.ndarray | None = None, annotated: bool = False
+    ) -> Iterator[MethodOutcomes]:
         """Right if any text is."""
-        yield from self._made(method, first_right(self.data.texts, seats), seats, annotated=annotated)
+        choice = partial(first_right, seats=seats)
+        yield from self._made(method, choice, seats if needed is None else needed, annotated=annotated)
 
     def _made(
-        self, method: str, chosen: np.ndarray, needed: np.ndarray, *, annotated: bool = False
+        self, method: str, choice: Choice, needed: np.ndarray, *, annotated: bool = False
     ) -> Iterator[MethodOutcomes]:
         if (needed >= 0).all() and needed.size:
             extra = self.data.annotation if annotated else None
-            yield outcomes(method, self.data.seed, self.data.texts, chosen, needed, extra)
+            yield outcomes(method, self.data.seed, self.data.texts, choice, needed, extra)

@@ -6,6 +6,7 @@ questions one by one, so that 20,000 questions and 25 methods take a second.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,21 +15,35 @@ Costs = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Texts:
-    """Graded texts, one entry each in arrays of one length.
+class Reading:
+    """What one grader has read in the texts, and whether it is right.
 
     `answer` indexes `vocabulary`, whose last entry is "" for a text without a readable answer: equal answers have equal
-    numbers. `writer` numbers the expert and prompt, so that samples of one request and question are told by it.
-    `correct` is by the run's grader, `correct_reference` by the released one; `graders_disagree` is whether our default
-    one and the released one do. `calls` is 0 for a text that took no model call. `seconds` is slot time, NaN unknown.
+    numbers.
     """
 
     vocabulary: np.ndarray
     answer: np.ndarray
-    writer: np.ndarray
     correct: np.ndarray
-    correct_reference: np.ndarray
-    graders_disagree: np.ndarray
+
+
+Choice = Callable[[Reading], np.ndarray]
+"""The text that answers each question, by what a grader has read in them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Texts:
+    """Graded texts, one entry each in arrays of one length.
+
+    `default` and `reference` are the readings of our grader and of the released one, `grader` the name of the run's.
+    `writer` numbers the expert and prompt, so that samples of one request and question are told by it. `calls` is 0
+    for a text that took no model call. `seconds` is slot time, NaN unknown.
+    """
+
+    default: Reading
+    reference: Reading
+    grader: str
+    writer: np.ndarray
     unparsed: np.ndarray
     truncated: np.ndarray
     failed: np.ndarray
@@ -42,15 +57,17 @@ class Texts:
 class MethodOutcomes:
     """One method's answers with one seed: arrays over the questions of the run, in their order.
 
-    The costs are of all that an answer needed, drafts included; `seconds` is generation time on a slot, NaN if unknown.
+    `answer` and `correct` are by the run's grader. Where a method chooses among texts by what is read in them, each
+    grader's column is its own choice. The costs are of all that an answer needed, drafts included; `seconds` is
+    generation time on a slot, NaN if unknown.
     """
 
     method: str
     seed: int
     answer: np.ndarray
     correct: np.ndarray
+    correct_default: np.ndarray
     correct_reference: np.ndarray
-    graders_disagree: np.ndarray
     unparsed: np.ndarray
     truncated: np.ndarray
     failed: np.ndarray
@@ -60,22 +77,28 @@ class MethodOutcomes:
     seconds: np.ndarray
 
 
-VERDICTS = ("correct", "correct_reference", "graders_disagree", "unparsed", "truncated", "failed")
+VERDICTS = ("correct", "correct_default", "correct_reference", "unparsed", "truncated", "failed")
 COSTS = ("calls", "prompt_tokens", "completion_tokens", "seconds")
 
 
 def outcomes(
-    method: str, seed: int, texts: Texts, chosen: np.ndarray, needed: np.ndarray, extra: Costs | None = None
+    method: str, seed: int, texts: Texts, choice: Choice, needed: np.ndarray, extra: Costs | None = None
 ) -> MethodOutcomes:
-    """A method that answers question i with text `chosen[i]`, for which the texts `needed[i]` had to be written.
+    """A method that answers with the texts of its `choice`, for which the texts `needed[i]` had to be written.
 
     `extra` are costs of each question beside those (its annotation).
     """
     costs = cost_of(texts, needed)
     for name, values in (extra or {}).items():
         costs[name] = costs[name] + values
-    verdicts = {name: getattr(texts, name)[chosen] for name in VERDICTS}
-    return MethodOutcomes(method=method, seed=seed, answer=texts.vocabulary[texts.answer[chosen]], **verdicts, **costs)
+    default, reference = (reading.correct[choice(reading)] for reading in (texts.default, texts.reference))
+    own, correct = (texts.reference, reference) if texts.grader == "reference" else (texts.default, default)
+    chosen = choice(own)
+    return MethodOutcomes(
+        method=method, seed=seed, answer=own.vocabulary[own.answer[chosen]], correct=correct, correct_default=default,
+        correct_reference=reference, unparsed=texts.unparsed[chosen], truncated=texts.truncated[chosen],
+        failed=texts.failed[chosen], **costs,
+    )  # fmt: skip
 
 
 def cost_of(texts: Texts, needed: np.ndarray) -> Costs:
@@ -97,22 +120,22 @@ def cost_of(texts: Texts, needed: np.ndarray) -> Costs:
     }
 
 
-def vote(texts: Texts, seats: np.ndarray) -> np.ndarray:
+def vote(reading: Reading, seats: np.ndarray) -> np.ndarray:
     """For each row of seats the text with the most common answer, ties to the earliest seat.
 
     Texts without a readable answer do not vote; where there is no vote at all it is the first seat's text.
     """
-    answers = texts.answer[seats]
-    read = answers < len(texts.vocabulary) - 1
+    answers = reading.answer[seats]
+    read = answers < len(reading.vocabulary) - 1
     counts = np.zeros(seats.shape, dtype=np.int32)
     for place in range(seats.shape[1]):
         counts += answers == answers[:, [place]]
     return _at(seats, np.where(read, counts, 0).argmax(axis=1))
 
 
-def first_right(texts: Texts, seats: np.ndarray) -> np.ndarray:
+def first_right(reading: Reading, seats: np.ndarray) -> np.ndarray:
     """For each row of seats its first right text, else its first: what a perfect judge of them would choose."""
-    return _at(seats, texts.correct[seats].argmax(axis=1))
+    return _at(seats, reading.correct[seats].argmax(axis=1))
 
 
 def sample_numbers(seats: np.ndarray) -> np.ndarray:

@@ -33,16 +33,16 @@ _BASELINES = (
 
 
 def ranked(validation: Mapping[str, tuple[int, int]]) -> list[str]:
-    """The experts by validation accuracy, highest first, from expert -> (right, graded); ties go to the first name.
+    """The experts by validation accuracy, highest first, from expert -> (right, asked); ties go to the first name.
 
-    An expert without a graded answer counts as 0. InputError where there is no expert at all.
+    An expert that was asked nothing counts as 0. InputError where there is no expert at all.
     """
     if not validation:
         raise InputError("best_single: no expert has a validation result; profile the pool first")
 
     def rank(expert: str) -> tuple[float, str]:
-        correct, graded = validation[expert]
-        return (-(correct / graded) if graded else 0.0), expert
+        correct, asked = validation[expert]
+        return (-(correct / asked) if asked else 0.0), expert
 
     return sorted(validation, key=rank)
 
@@ -63,8 +63,8 @@ def build_results(
 
     `methods` of all seeds over the same questions in the same order, seeds in the order of the run (`mcnemar_p` is
     taken from the first); `grading` of our final answers and `engine` are passed through; `config` the run's settings;
-    `versions` of packages (and `git_hash` if known); `counts` of the data (`test_questions`, before any limit, becomes
-    n-samples' "original"); `date` epoch seconds. Calls, tokens and seconds are totals over the questions, averaged over
+    `versions` of packages (and `git_hash` if known); `counts` of the data (`test_questions_in_all`, before any limit,
+    becomes n-samples' "original"); `date` epoch seconds. Calls, tokens and seconds are totals over the questions, averaged over
     seeds; accuracy weighs questions equally. A method that lacks a seed is left out; one that is there twice with a
     seed is a ValueError.
     """
@@ -79,7 +79,7 @@ def build_results(
         "versions": {task: 1},
         "n-shot": {task: 0},
         "higher_is_better": {task: {"acc": True}},
-        "n-samples": {task: {"original": counts.get("test_questions", questions), "effective": questions}},
+        "n-samples": {task: {"original": counts.get("test_questions_in_all", questions), "effective": questions}},
         "config": {
             "model": _OURS,
             "model_args": dict(config),
@@ -143,14 +143,13 @@ def _by_method(methods: Sequence[MethodOutcomes]) -> dict[str, list[MethodOutcom
     return {name: grouped[name] for name in order}
 
 
-def _correct(seeds: Sequence[MethodOutcomes], *, reference: bool = False) -> np.ndarray:
+def _correct(seeds: Sequence[MethodOutcomes], column: str = "correct") -> np.ndarray:
     """Questions x seeds of right and wrong."""
-    return np.column_stack([made.correct_reference if reference else made.correct for made in seeds])
+    return np.column_stack([getattr(made, column) for made in seeds])
 
 
 def _summary(seeds: Sequence[MethodOutcomes]) -> dict[str, Any]:
     accuracy, low, high = clustered_interval(_correct(seeds))
-    reference, _, _ = clustered_interval(_correct(seeds, reference=True))
     seconds = float(np.sum([made.seconds.sum() for made in seeds])) / len(seeds)
     return {
         "accuracy": accuracy,
@@ -160,15 +159,17 @@ def _summary(seeds: Sequence[MethodOutcomes]) -> dict[str, Any]:
         "prompt_tokens": _per_seed([made.prompt_tokens for made in seeds]),
         "completion_tokens": _per_seed([made.completion_tokens for made in seeds]),
         "seconds": None if np.isnan(seconds) else round(seconds, 3),
-        "accuracy_reference": reference,
+        "accuracy_default": clustered_interval(_correct(seeds, "correct_default"))[0],
+        "accuracy_reference": clustered_interval(_correct(seeds, "correct_reference"))[0],
     }
 
 
 def _lm_eval_metrics(task: str, ours: Sequence[MethodOutcomes]) -> dict[str, Any]:
-    """lm-eval's metric,filter keys: filter "none" is the run's grader, "reference" the released one."""
+    """lm-eval's metric,filter keys: filter "none" is the run's grader, "default" ours, "reference" the released one."""
     metrics: dict[str, Any] = {"alias": task}
-    for name in ("none", "reference") if ours else ():
-        correct = _correct(ours, reference=name == "reference")
+    columns = {"none": "correct", "default": "correct_default", "reference": "correct_reference"}
+    for name, column in columns.items() if ours else ():
+        correct = _correct(ours, column)
         error = clustered_error(correct)
         metrics[f"acc,{name}"] = clustered_interval(correct)[0]
         metrics[f"acc_stderr,{name}"] = "N/A" if error is None else error

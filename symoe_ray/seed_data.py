@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from symoe_ray.outcomes import Costs, Texts, sample_numbers
+from symoe_ray.outcomes import Costs, Reading, Texts, sample_numbers
 from symoe_ray.storage import Storage
 from symoe_ray.tables import ANSWERS, DRAFTS, RECRUITS, SKILLS
 
@@ -145,9 +145,6 @@ def _seats(drawn: pa.ChunkedArray, drafts: np.ndarray, experts: Sequence[str]) -
 def _texts(sources: Sequence[_Source], experts: Sequence[str], grader: str, token_seconds: TokenSeconds) -> Texts:
     tables = [source.table for source in sources]
     graded = pa.concat_tables([table.select(_GRADED) for table in tables])
-    reference = grader == "reference"
-    vocabulary, answer = _encoded(graded["reference_answer" if reference else "answer"])
-    correct, by_reference = graded["correct"].to_numpy(), graded["reference_correct"].to_numpy()
     written = graded["completion_tokens"].to_numpy()
     codes = [_indices(source.writers, experts) for source in sources]
     rates = [
@@ -155,12 +152,10 @@ def _texts(sources: Sequence[_Source], experts: Sequence[str], grader: str, toke
         for source, code in zip(sources, codes, strict=True)
     ]
     return Texts(
-        vocabulary=vocabulary,
-        answer=answer,
+        default=_reading(graded["answer"], graded["correct"]),
+        reference=_reading(graded["reference_answer"], graded["reference_correct"]),
+        grader=grader,
         writer=np.concatenate([code + place * (len(experts) + 1) for place, code in enumerate(codes)]),
-        correct=by_reference if reference else correct,
-        correct_reference=by_reference,
-        graders_disagree=correct != by_reference,
         unparsed=graded["unparsed"].to_numpy(),
         truncated=graded["truncated"].to_numpy(),
         failed=graded["failure"].is_valid().to_numpy(),
@@ -180,12 +175,13 @@ def _calls(table: pa.Table) -> np.ndarray:
     return calls
 
 
-def _encoded(answers: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+def _reading(answers: pa.ChunkedArray, correct: pa.ChunkedArray) -> Reading:
     """The distinct answers with "" as the last, and each answer's place among them."""
     distinct = sorted(answer for answer in pc.unique(answers).to_pylist() if answer)
     vocabulary = np.array([*distinct, ""], dtype=object)
     places = _indices(answers, distinct)
-    return vocabulary, np.where(places < 0, len(distinct), places)
+    answer = np.where(places < 0, len(distinct), places)
+    return Reading(vocabulary=vocabulary, answer=answer, correct=correct.to_numpy())
 
 
 def _annotation(storage: Storage, questions: pa.Array, token_seconds: float) -> Costs:

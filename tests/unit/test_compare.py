@@ -25,8 +25,8 @@ def outcomes(method: str, marks: str, seed: int) -> MethodOutcomes:
     n, none = len(marks), np.zeros(len(marks), dtype=bool)
     right = np.array([mark == "1" for mark in marks])
     return MethodOutcomes(
-        method=method, seed=seed, answer=np.full(n, "A", dtype=object), correct=right, correct_reference=right,
-        graders_disagree=none, unparsed=none, truncated=none, failed=none, calls=np.ones(n, dtype=np.int64),
+        method=method, seed=seed, answer=np.full(n, "A", dtype=object), correct=right, correct_default=right,
+        correct_reference=right, unparsed=none, truncated=none, failed=none, calls=np.ones(n, dtype=np.int64),
         prompt_tokens=np.ones(n, dtype=np.int64), completion_tokens=np.ones(n, dtype=np.int64),
         seconds=np.full(n, np.nan),
     )  # fmt: skip
@@ -41,7 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def write_run(
     name: str, marks: dict[str, str | list[str]], *, task: str = "demo", ids: Sequence[str] = (), gold: str = "A",
-    text: str = "Which?",
+    text: str = "Which?", grader: str = "default",
 ) -> None:  # fmt: skip
     """A finished run: for each method a text of 1s and 0s, or one for each seed; the questions are q0, q1, ..."""
     by_seed = {method: [given] if isinstance(given, str) else given for method, given in marks.items()}
@@ -49,7 +49,7 @@ def write_run(
     ids = ids or [f"q{i}" for i in range(len(next(iter(by_seed.values()))[0]))]
     several = [f"seeds=[{','.join(map(str, seeds))}]"] if len(seeds) > 1 else []
     storage = Storage(f"runs/{name}")
-    save_config(storage, load(["engine.kind=fake", f"task.name={task}", *several]))
+    save_config(storage, load(["engine.kind=fake", f"task.name={task}", f"grader={grader}", *several]))
     rows = [
         question_row(
             Question(id=q, text=text, kind="choice", task=task, choices=("x", "y"), gold=(gold,)), "test", 0, position
@@ -121,11 +121,13 @@ def test_what_cannot_be_compared_is_refused_with_its_reason() -> None:
     write_run("x", {"symoe": "11", "oracle": "11"})
     write_run("other", {"symoe": "11"}, ids=["u", "v"])
     write_run("gold", {"symoe": "11"}, gold="B")
+    write_run("theirs", {"symoe": "11"}, grader="reference")
     write_run("text", {"symoe": "11"}, text="What?")
     write_run("aime", {"symoe": "11"}, task="aime24")
     assert "no question in common" in refused("x", "other")
     assert "'q0' has the gold ['A'] in x and ['B'] in gold" in refused("x", "gold")
     assert "another text in x than in text" in refused("x", "text")
+    assert "theirs:symoe with grader=reference: `symoe rescore theirs grader=default`" in refused("x", "theirs")
     assert "no run at" in refused("x", "nowhere")
     assert "no method 'moa'; it has oracle, symoe" in refused("x", "x:moa")
     assert "without a method of their own" in refused("x:oracle", "x", ["symoe"])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from symoe_ray.methods import methods_of
+from symoe_ray.methods import best_in_hindsight, methods_of
 from symoe_ray.outcomes import MethodOutcomes
 from symoe_ray.seed_data import SeedData, read_seed_data
 from symoe_ray.storage import Storage
@@ -114,8 +114,8 @@ class Told:
 
     answer: str
     correct: bool
+    correct_default: bool
     correct_reference: bool
-    graders_disagree: bool
     unparsed: bool
     truncated: bool
     failed: bool
@@ -152,6 +152,7 @@ def rows_of(read: ReadData) -> RowsOf:
     def found(given: Tables, ranking: str = "AB", k: int = 3, votes: int = 3, **reading: Any) -> Found:
         data = read(given, **reading)
         made = list(methods_of(data, ranking=list(ranking), k=k, votes=votes))
+        made += best_in_hindsight(made)
         assert {outcome.seed for outcome in made} == {5}
         told = {key: value for outcome in made for key, value in _told(outcome, data.questions)}
         assert len(told) == len(made) * len(data.questions)
@@ -321,6 +322,9 @@ class TestGraders:
         assert (default["majority", "q1"].answer, reference["majority", "q1"].answer) == ("C", "B")
         assert reference["majority", "q1"].correct
         assert reference["oracle", "q1"].answer == "B"
+        for method in ("majority", "oracle", "oracle_pool"):  # each grader's column is its own choice
+            assert default[method, "q1"].correct_reference == reference[method, "q1"].correct
+            assert reference[method, "q1"].correct_default == default[method, "q1"].correct
 
     @pytest.mark.parametrize("grader", ["default", "reference"])
     def test_both_verdicts_are_there_whichever_grader_decides(self, rows_of: RowsOf, grader: str) -> None:
@@ -329,17 +333,47 @@ class TestGraders:
         given.drafts["q2"]["B", 0] |= {"reference_answer": "7", "reference_correct": True}  # ours: 5, wrong
         found = rows_of(given, grader=grader)
         verdicts = {
-            key: (row.correct, row.correct_reference, row.graders_disagree)
+            key: (row.correct, row.correct_default, row.correct_reference)
             for key, row in found.items()
             if key[0].startswith("expert:")
         }
         ours = grader == "default"
         assert verdicts == {
-            ("expert:A", "q1"): (ours, False, True),
+            ("expert:A", "q1"): (ours, True, False),
             ("expert:A", "q2"): (False, False, False),
             ("expert:B", "q1"): (False, False, False),
-            ("expert:B", "q2"): (not ours, True, True),
+            ("expert:B", "q2"): (not ours, False, True),
         }
+
+
+class TestBounds:
+    def test_the_best_in_hindsight_is_one_expert_for_all_seeds(self, read: ReadData) -> None:
+        data = read(tables())
+        first = list(methods_of(data, ranking=["A", "B"], k=3, votes=3))
+        marks = {("expert:A", 5): (1, 0), ("expert:B", 5): (0, 1), ("expert:A", 6): (0, 0), ("expert:B", 6): (1, 0)}
+        seeds = [
+            replace(made, seed=seed, correct=np.array(marks.get((made.method, seed), (1, 1)), dtype=bool))
+            for seed in (5, 6)
+            for made in first
+        ]
+        found = best_in_hindsight(seeds)
+        assert [(made.method, made.seed, made.correct.tolist()) for made in found] == [
+            ("best_single_test", 5, [False, True]), ("best_single_test", 6, [True, False]),
+        ]  # fmt: skip
+
+    def test_the_first_name_wins_a_tie(self, read: ReadData) -> None:
+        right = np.ones(2, dtype=bool)
+        made = [replace(m, correct=right) for m in methods_of(read(tables()), ranking=["B", "A"], k=3, votes=3)]
+        answers = {m.method: m.answer.tolist() for m in made}
+        assert [m.answer.tolist() for m in best_in_hindsight(made)] == [answers["expert:A"]]
+
+    def test_no_judge_of_the_pool_is_below_one_of_the_recruited(self, rows_of: RowsOf) -> None:
+        given = tables()  # A sits twice in q1, and only its second sample is right
+        for seat, answer in ((("A", 0), "C"), (("B", 0), "C"), (("A", 1), "B")):
+            given.drafts["q1"][seat] |= graded(answer, "B", 10, 1)
+        found = rows_of(given)
+        assert found["oracle", "q1"].correct
+        assert found["oracle_pool", "q1"].correct
 
 
 class TestBaselines:
@@ -419,7 +453,7 @@ def test_a_seed_is_read_from_its_own_folder(tmp_path: Path) -> None:
     storage.write_table("skills/part-00000.parquet", table_of(skills, SKILLS))
     read = read_seed_data(storage, "seed=1/", 1, ["A", "B"], grader="default", annotator="A", token_seconds={})
     assert read.questions == ("q1",)
-    assert len(read.texts.answer) == 5 + 2
+    assert len(read.texts.writer) == 5 + 2
     assert {name: values.tolist() for name, values in read.annotation.items() if name != "seconds"} == {
         "calls": [1], "prompt_tokens": [4], "completion_tokens": [0],
     }  # fmt: skip

@@ -24,7 +24,7 @@ def made(method: str, marks: str, seed: int = 0, **changes: Any) -> MethodOutcom
 
     return MethodOutcomes(
         method=method, seed=seed, answer=np.full(n, "A", dtype=object), correct=flags(marks),
-        correct_reference=flags(changes.get("reference", marks)), graders_disagree=none, unparsed=none,
+        correct_default=flags(marks), correct_reference=flags(changes.get("reference", marks)), unparsed=none,
         truncated=none, failed=none,
         calls=np.full(n, changes.get("calls", 1)), prompt_tokens=np.full(n, 10), completion_tokens=np.full(n, 5),
         seconds=np.full(n, changes.get("seconds", 0.25)),
@@ -35,7 +35,7 @@ def build(*methods: MethodOutcomes, **changes: Any) -> dict[str, Any]:
     given: dict[str, Any] = {
         "task": "demo", "methods": methods, "grading": {"failed": 0}, "engine": {"loads": {"x": 1}, "wall_s": 12.5},
         "config": {"k": 3, "limit": 0}, "versions": {"transformers": "5.0"},
-        "counts": {"test_questions": 9}, "notes": {"top": "x"}, "date": 1.5,
+        "counts": {"test_questions_in_all": 9}, "notes": {"top": "x"}, "date": 1.5,
     }  # fmt: skip
     return build_results(**(given | changes))
 
@@ -55,6 +55,8 @@ def test_layout_is_lm_evals() -> None:
             "alias": "demo",
             "acc,none": 0.5,
             "acc_stderr,none": pytest.approx((1 / 12) ** 0.5),
+            "acc,default": 0.5,
+            "acc_stderr,default": pytest.approx((1 / 12) ** 0.5),
             "acc,reference": 0.75,
             "acc_stderr,reference": pytest.approx(0.25),
         }
@@ -86,6 +88,7 @@ def test_methods_are_summed_up_and_ordered() -> None:
         "prompt_tokens": 20,
         "completion_tokens": 10,
         "seconds": 0.5,
+        "accuracy_default": 0.5,
         "accuracy_reference": 0.5,
     }
 
