@@ -59,14 +59,15 @@ def p_value(p: float) -> str:
 
 
 def verdict(results: Mapping[str, Any]) -> str:
-    """One sentence on whether the pool is ahead of its best expert, no stronger than the interval allows."""
+    """One sentence on whether the pool is ahead of its best expert, no stronger than interval and test both allow."""
     pair = results["symoe"]["paired"].get("symoe_vs_best_single")
     if pair is None:
         return ""
     low, high = pair["ci95"]
-    if low > 0:
+    significant = pair["mcnemar_p"] < 0.05
+    if low > 0 and significant:
         return "Ahead of the best single expert."
-    if high < 0:
+    if high < 0 and significant:
         return "Behind the best single expert."
     detectable = pair.get("smallest_detectable")
     if detectable is None:

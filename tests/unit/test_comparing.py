@@ -68,6 +68,6 @@ def test_the_table_is_aligned_and_tells_what_is_left_out() -> None:
     second = first | {"task": "gpqa_long", "only_in_a": 1200, "only_in_b": 3}
     lines = comparison_table([first, second]).splitlines()
     assert lines[0].split()[:4] == ["task", "A", "B", "n"]
-    assert "+50.0 (+33.3 to +66.7)" in lines[2]
+    assert "+50.0 (+28.1 to +65.6)" in lines[2]
     assert lines[2].index("x:majority") == lines[3].index("x:majority")
     assert lines[4:] == ["gpqa_long: 1,200 questions are only in A and 3 only in B: left out"]

@@ -241,8 +241,8 @@ def test_a_run_without_anything_yet_still_has_a_page() -> None:
 @pytest.mark.parametrize(
     ("against", "says"),
     [
-        (pair(0.2, 0.1, 0.3), "Ahead of the best single expert."),
-        (pair(-0.2, -0.3, -0.1), "Behind the best single expert."),
+        (pair(0.2, 0.1, 0.3, mcnemar_p=0.01), "Ahead of the best single expert."),
+        (pair(-0.2, -0.3, -0.1, mcnemar_p=0.01), "Behind the best single expert."),
         (pair(0.0, -0.1, 0.1), "which can show differences of 30.0 points or more"),
         (pair(0.0, -0.1, 0.1, smallest_detectable=None), "too few questions to tell any difference"),
     ],

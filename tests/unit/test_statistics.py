@@ -13,6 +13,7 @@ from symoe_ray.statistics import (
     clustered_interval,
     holm,
     mcnemar_exact,
+    mcnemar_power,
     paired_difference,
     smallest_detectable,
     wilson,
@@ -129,12 +130,22 @@ def test_paired_difference_by_hand() -> None:
 def test_paired_difference_is_scipys_percentile_bootstrap_over_questions() -> None:
     rng = np.random.default_rng(8)
     values = rng.binomial(3, 0.6, 300) / 3 - rng.binomial(3, 0.5, 300) / 3
-    expected = bootstrap((values,), np.mean, n_resamples=10_000, method="percentile", rng=rng).confidence_interval
+    adjusted = np.append(values, (1.0, -1.0))
+    expected = bootstrap((adjusted,), np.mean, n_resamples=10_000, method="percentile", rng=rng).confidence_interval
     assert paired_difference(values)[1] == pytest.approx((expected.low, expected.high), abs=0.003)
 
 
-def test_no_question_is_no_difference() -> None:
-    assert paired_difference([0.0, 0.0]) == (0.0, (0.0, 0.0))
+def test_a_few_questions_that_all_fall_to_one_side_leave_the_difference_open() -> None:
+    # 4 against 0 of 120, p = 0.125. Bonett and Price: 4/122 -+ 1.96 sqrt((5 + 1) / 122^2 - (4 / 122)^2 / 122).
+    difference, (low, high) = paired_difference([1.0] * 4 + [0.0] * 116)
+    assert difference == pytest.approx(4 / 120)
+    assert low <= 0 < high
+    assert (low, high) == (pytest.approx(-0.006, abs=0.0085), pytest.approx(0.072, abs=0.0085))  # in steps of 1 / 122
+
+
+def test_no_difference_and_no_question() -> None:
+    difference, (low, high) = paired_difference([0.0] * 8)
+    assert (difference, low) == (0.0, -high)
     with pytest.raises(ValueError, match="no question"):
         paired_difference([])
 
@@ -169,34 +180,51 @@ def test_holm_of_one_or_none_changes_nothing_and_never_exceeds_one() -> None:
     assert holm([0.9, 0.8]) == [1.0, 1.0]
 
 
-def test_smallest_detectable_gives_connors_example() -> None:
-    # Connor 1987, page 209, as calculators quote it: discordant shares 0.45 and 0.05 take 23 pairs at 80 % power.
-    assert smallest_detectable(23, 0.5) <= 0.4 < smallest_detectable(22, 0.5)
+def brute_force_power(n: int, share: float, difference: float) -> float:
+    """Of all outcomes of n questions, the probability of those that McNemar's exact test calls significant."""
+    a, b = (share + difference) / 2, (share - difference) / 2
+    return sum(
+        math.comb(n, only_a) * math.comb(n - only_a, only_b)
+        * a**only_a * b**only_b * (1 - share) ** (n - only_a - only_b)
+        for only_a in range(n + 1)
+        for only_b in range(n + 1 - only_a)
+        if mcnemar_exact(only_a, only_b) < 0.05
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("n", "share", "difference"), [(12, 0.4, 0.3), (30, 0.3, 0.25), (7, 1.0, 1.0), (25, 0.2, 0.0)])
+def test_the_power_is_that_of_the_exact_test(n: int, share: float, difference: float) -> None:
+    assert mcnemar_power(n, share, difference) == pytest.approx(brute_force_power(n, share, difference))
+
+
+def test_the_power_comes_near_connors_example() -> None:
+    # Connor 1987, page 209, as calculators quote it: discordant shares 0.45 and 0.05 take 23 pairs at 80 % power, by
+    # the approximation that the exact test falls short of.
+    assert 0.72 < mcnemar_power(23, 0.5, 0.4) < 0.8
 
 
 def test_thirty_questions_as_of_aime_reveal_large_differences_only() -> None:
-    # s = 0.3, d = 0.2693: d sqrt 30 = 1.4750 = 1.95996 * 0.54772 + 0.84162 sqrt(0.3 - 0.0725) = 1.0735 + 0.4014.
-    assert smallest_detectable(30, 0.3) == pytest.approx(0.2693, abs=1e-4)
+    assert smallest_detectable(30, 0.3) > 0.2693  # what the approximation gives: d sqrt 30 = 1.4750 = 1.0735 + 0.4014
 
 
-def test_smallest_detectable_inverts_the_sample_size_formula() -> None:
+def test_smallest_detectable_comes_near_the_sample_size_formula() -> None:
     # s = 0.3, d = 0.1: (1.95996 sqrt 0.3 + 0.84162 sqrt 0.29)^2 / 0.01 = (1.07352 + 0.45322)^2 / 0.01 = 233.1.
-    assert smallest_detectable(233, 0.3) == pytest.approx(0.1, abs=1e-4)
-    assert smallest_detectable(932, 0.3) < 0.051
+    assert smallest_detectable(233, 0.3) == pytest.approx(0.1, abs=0.004)
+    assert smallest_detectable(23_310, 0.3) == pytest.approx(0.01, abs=0.0001)
 
 
-def test_smallest_detectable_has_the_power_that_it_names() -> None:
-    n, share = 400, 0.25
+@pytest.mark.parametrize(("n", "share"), [(20, 0.3), (400, 0.25)])
+def test_smallest_detectable_has_the_power_that_it_names(n: int, share: float) -> None:
     d = smallest_detectable(n, share)
+    share = max(share, d)
     only_a, only_b, _ = (
-        np.random.default_rng(5).multinomial(n, [(share + d) / 2, (share - d) / 2, 1 - share], size=20_000).T
+        np.random.default_rng(5).multinomial(n, [(share + d) / 2, (share - d) / 2, 1 - share], size=5_000).T
     )
-    found = (only_a - only_b) / np.sqrt(only_a + only_b) > 1.959964
-    assert found.mean() == pytest.approx(0.8, abs=0.02)
+    found = [mcnemar_exact(*pair) < 0.05 for pair in zip(only_a.tolist(), only_b.tolist(), strict=True)]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.02)
 
 
-def test_smallest_detectable_raises_the_discordance_to_the_difference() -> None:
-    # With no disagreement seen, all of it would be one-sided: n d = (z_level + z_power sqrt(1 - d))^2.
-    d = smallest_detectable(30, 0.0)
-    assert 30 * d == pytest.approx((1.959964 + 0.841621 * math.sqrt(1 - d)) ** 2, rel=1e-4)
-    assert smallest_detectable(3, 0.2) == math.inf
+def test_under_six_questions_can_show_nothing() -> None:
+    assert mcnemar_exact(5, 0) > 0.05 > mcnemar_exact(6, 0)
+    assert smallest_detectable(5, 0.2) == math.inf
+    assert smallest_detectable(6, 0.2) < 1
