@@ -10,14 +10,14 @@ from pipelines.bench_aggregators import aggregator_of
 from pipelines.grading import graded_drafts
 from pipelines.profile import read_profiles
 from pipelines.run import Run
-from pipelines.sharding import Rows, collect, generate, rows_of_shards
+from pipelines.sharding import Rows, collect, generate, seats_of
 from symoe_ray.baselines import baseline_samples, baselines_of
 from symoe_ray.core import ExpertSpec
 from symoe_ray.fingerprints import digest
 from symoe_ray.requests import answer_request, samples_wanted
 from symoe_ray.results import ranked
 from symoe_ray.storage import Storage
-from symoe_ray.tables import DRAFTS, RECRUITS, question_of, request_row
+from symoe_ray.tables import DRAFTS, question_of, request_row
 
 STAGE = "answer"
 
@@ -43,7 +43,7 @@ def run_stage(run: Run) -> None:
 def ranking_of(run: Run) -> list[str]:
     """The pool's experts that have a profile, from the highest validation accuracy on."""
     pool = {e.name for e in run.settings.pool.experts}
-    return ranked({p.expert: (p.correct, p.graded) for p in read_profiles(run.storage) if p.expert in pool})
+    return ranked({p.expert: (p.correct, p.graded + p.failed) for p in read_profiles(run.storage) if p.expert in pool})
 
 
 def _requests(
@@ -51,7 +51,7 @@ def _requests(
     max_tokens: int, storage: Storage, rows: Rows,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     for seed, folder in folders.items():
-        recruits = {r["question_id"]: r for r in rows_of_shards(storage, folder + "recruits", RECRUITS, rows)}
+        recruits = seats_of(storage, folder, rows)
         for row in rows:
             question = question_of(row)
             recruit = recruits[question.id]

@@ -29,7 +29,7 @@ def run_stage(run: Run) -> None:
     then the named one, or the one with the highest validation accuracy, is taken.
     """
     settings = run.settings
-    validation = {p.expert: p.correct / p.graded if p.graded else 0.0 for p in read_profiles(run.storage)}
+    validation = {p.expert: p.accuracy for p in read_profiles(run.storage)}
     seed = settings.all_seeds[0]
     if settings.aggregator != "auto" or settings.profiles:
         inputs = digest(settings.aggregator, validation)
@@ -39,11 +39,12 @@ def run_stage(run: Run) -> None:
             run.storage.write_json(RESULT, {"chosen": chosen, "reason": reason, "scores": {}})
             run.done(STAGE, inputs, chosen)
         return
-    inputs = digest(run.output("profile"), seed)
+    limit = settings.aggregate.max_draft_characters
+    inputs = digest(run.output("profile"), seed, limit)
     if not run.begin(STAGE, inputs):
         return
     specs = {e.name: e for e in settings.pool.experts}
-    build = partial(_requests, settings.pool.experts, settings.grader, settings.max_tokens, seed)
+    build = partial(_requests, settings.pool.experts, settings.grader, settings.max_tokens, limit, seed)
     commits = generate(run, STAGE, ("validation",), build, inputs)
     collect(run, "aggregators", ("validation",), partial(graded_drafts, STAGE, specs, seed, run.verify), DRAFTS)
     scores = _scores(run)
@@ -70,7 +71,7 @@ def aggregator_of(run: Run) -> str:
 
 
 def _requests(
-    experts: Sequence[ExpertSpec], grader: str, max_tokens: int, seed: int, storage: Storage, rows: Rows
+    experts: Sequence[ExpertSpec], grader: str, max_tokens: int, limit: int, seed: int, storage: Storage, rows: Rows
 ) -> Iterator[dict[str, Any]]:
     drafts = defaultdict(list)
     for draft in rows_of_shards(storage, "profiles", DRAFTS, rows):
@@ -81,15 +82,18 @@ def _requests(
         case = synthetic_case(question, drafts[question.id], seed=seed)
         if case is not None:
             for spec in experts:
-                request, _ = aggregate_request(spec, question, case.responses, run_seed=seed, max_tokens=max_tokens)
+                request, _ = aggregate_request(
+                    spec, question, case.responses, run_seed=seed, max_tokens=max_tokens, limit=limit
+                )
                 yield request_row(request, row["shard"], seed)
 
 
 def _scores(run: Run) -> dict[str, tuple[int, int]]:
+    """Right answers and cases of each expert; a failed case is not right."""
     scores = {e.name: (0, 0) for e in run.settings.pool.experts}
     table = run.storage.read_tables(run.storage.names("aggregators", ".parquet"), DRAFTS)
     for row in table.to_pylist():
-        correct, graded = scores[row["expert"]]
-        if row["failure"] is None:
-            scores[row["expert"]] = (correct + is_right(row, run.settings.grader), graded + 1)
+        correct, cases = scores[row["expert"]]
+        right = row["failure"] is None and is_right(row, run.settings.grader)
+        scores[row["expert"]] = (correct + right, cases + 1)
     return scores

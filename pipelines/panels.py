@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipelines.grading import graded
-from pipelines.sharding import Rows, rows_of_shards
+from pipelines.sharding import Rows, rows_of_shards, seats_of
 from symoe_ray.aggregators import consensus
 from symoe_ray.core import ExpertSpec, Failure, Question, Request
 from symoe_ray.grading import Verify
@@ -19,7 +19,7 @@ from symoe_ray.ledger import responses
 from symoe_ray.requests import aggregate_request, seat_samples
 from symoe_ray.settings import AggregateSettings
 from symoe_ray.storage import Storage
-from symoe_ray.tables import ANSWERS, DRAFTS, RECRUITS, question_of, request_row
+from symoe_ray.tables import ANSWERS, DRAFTS, question_of, request_row
 
 Seat = tuple[str, int]
 _FREE = {"prompt_tokens": 0, "completion_tokens": 0}
@@ -119,7 +119,7 @@ def _written(stages: Sequence[str], storage: Storage, rows: Rows) -> dict[str, d
 
 
 def _cases(layer: Layer, seed: int, folder: str, storage: Storage, rows: Rows) -> Iterator[Case]:
-    recruits = {r["question_id"]: r for r in rows_of_shards(storage, folder + "recruits", RECRUITS, rows)}
+    recruits = seats_of(storage, folder, rows)
     drafts = {source: _drafts(storage, folder + source, rows) for source in {p.source for p in layer.panels}}
     for row in rows:
         question = question_of(row)
@@ -143,8 +143,9 @@ def case_of(
     """The case of a question whose `drafts` (`DRAFTS` rows in seat order) the panel's writer reads."""
     experts = tuple(draft["expert"] for draft in drafts)
     usable = [d for d in drafts if d["failure"] is None and d["text"].strip()]
-    if len(usable) < max(1, layer.rules.min_experts):
-        message = f"{len(usable)} of {len(drafts)} seats have a usable draft, min_experts is {layer.rules.min_experts}"
+    least = max(1, min(layer.rules.min_experts, len(drafts)))
+    if len(usable) < least:
+        message = f"{len(usable)} of {len(drafts)} seats have a usable draft, min_experts is {least}"
         failure = Failure(boundary="aggregate", kind="too_few_drafts", message=message)
         return Case(question=question, shard=shard, panel=panel, experts=experts, failure=failure)
     if layer.rules.skip_on_consensus == "unanimous" and len(usable) == len(drafts):

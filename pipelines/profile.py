@@ -51,13 +51,13 @@ def _profile(run: Run) -> None:
     write_book(run.storage, book)
     for profile in read_profiles(run.storage):
         run.say(f"profile: {profile.expert} {profile.correct} of {profile.graded} validation questions right")
-    run.done(STAGE, inputs, commits, warnings=_leaks(run.storage))
+    run.done(STAGE, inputs, commits, warnings=_leaks(run.storage, run.storage))
 
 
 def book_of(storage: Storage, settings: Settings) -> Book:
     """The evidence in a run's graded validation answers, by the settings' grader, for each expert of the pool.
 
-    A failed row says nothing about the expert, so it is left out.
+    A failed row says nothing about a skill; it counts against the expert's accuracy.
     """
     columns = ["question_id", "expert", "correct", "reference_correct", "failure"]
     drafts = storage.read_tables(storage.names("profiles", ".parquet"), DRAFTS, columns).to_pylist()
@@ -66,11 +66,11 @@ def book_of(storage: Storage, settings: Settings) -> Book:
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     book = {}
     for spec in settings.pool.experts:
-        rows = [r for r in drafts if r["expert"] == spec.name and r["failure"] is None]
-        correct = {r["question_id"]: is_right(r, settings.grader) for r in rows}
+        rows = [r for r in drafts if r["expert"] == spec.name]
+        correct = {r["question_id"]: is_right(r, settings.grader) for r in rows if r["failure"] is None}
         evidence = evidence_of(
             spec, {q: skills.get(q, ()) for q in correct}, correct, task=settings.task.name, grader=settings.grader,
-            seed=settings.all_seeds[0], made=today,
+            seed=settings.all_seeds[0], made=today, failed=len(rows) - len(correct),
         )  # fmt: skip
         book[spec.name] = (evidence,)
     return book
@@ -92,7 +92,10 @@ def write_profiles(storage: Storage, profiles: Sequence[Profile]) -> None:
     """Write a profiles.json of scores whose answers are not known one by one."""
     write_book(
         storage,
-        {p.expert: (Evidence(task=p.task, scores=p.scores, graded=p.graded, correct=p.correct),) for p in profiles},
+        {
+            p.expert: (Evidence(task=p.task, scores=p.scores, graded=p.graded, correct=p.correct, failed=p.failed),)
+            for p in profiles
+        },
     )
 
 
@@ -111,16 +114,22 @@ def _requests(
             yield request_row(request, row["shard"], seed)
 
 
-def _leaks(storage: Storage) -> list[str]:
-    validation, test = ([q for q, _ in read_questions(storage, split)] for split in ("validation", "test"))
-    leaks = find_leaks(validation, test)
-    return [f"{summary(leaks, len(validation))}; exclude_leaks=true leaves them out"] if leaks else []
+def _leaks(profiled: Storage, tested: Storage) -> list[str]:
+    """A warning where questions that a run was profiled with are in the test set of one."""
+    validation = [question for question, _ in read_questions(profiled, "validation")]
+    leaks = find_leaks(validation, [question for question, _ in read_questions(tested, "test")])
+    if not leaks:
+        return []
+    if profiled is tested:
+        return [f"{summary(leaks, len(validation))}; exclude_leaks=true leaves them out"]
+    return [f"profiles of {profiled.uri}: {summary(leaks, len(validation))}, of which these profiles know the answers"]
 
 
 def _borrow(run: Run) -> None:
     """Use the profiles of other runs: their evidence united, per expert of this pool."""
     names, experts = run.settings.profiles, run.settings.pool.experts
-    found = merged(read_book(Storage(run_uri(run.settings, name))) for name in names)
+    sources = [Storage(run_uri(run.settings, name)) for name in names]
+    found = merged(map(read_book, sources))
     missing = [e.name for e in experts if e.name not in found]
     if missing:
         raise InputError(f"profiles={','.join(names)}: no profile of {', '.join(missing)}")
@@ -128,6 +137,9 @@ def _borrow(run: Run) -> None:
         now = evidence_of(spec, {}, {}, task="", grader=run.settings.grader, seed=0, made="")
         for what, (then, here) in differences(found[spec.name], [now]).items():
             run.warn(f"profiles of {spec.name} were made with another {what}: {', '.join(then)}, here {here[0]}")
+    for source in sources:
+        for warning in _leaks(source, run.storage):
+            run.warn(warning)
     inputs = digest([[e.name, [piece.id for piece in found[e.name]]] for e in experts])
     if run.begin(STAGE, inputs):
         write_book(run.storage, {e.name: found[e.name] for e in experts})

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from symoe_ray.answer_phrases import ANNOUNCED, FILL, SECOND_THOUGHT, TAIL_CHARACTERS, boxes, plain, tail
 
 _INTEGER = (
-    r"(?<![\w.,^/])[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d{0,2}(?: \d{3})+|\d{1,30})(?:\.0+)?"
+    r"(?<![\w.,^/])[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d{0,2}(?: \d{3})+|\d{1,99})(?:\.0+)?"
     r"(?![\d_])(?!\.\d)(?!,\d{3})"
 )
 _DEGREES = r"(?:°|\^?\{?\\circ\}?|\\?%)"

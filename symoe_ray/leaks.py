@@ -75,7 +75,8 @@ def shingles(question: Question) -> set[str]:
     """The shingles of a question: of its text and of each option; a shorter one is a single shingle."""
     found = set()
     for text in (question.text, *question.choices):
-        words = re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())
+        plain = unicodedata.normalize("NFKC", text).casefold().replace("\N{MINUS SIGN}", "-")
+        words = re.findall(r"(?<!\w)[-+]\d\w*|\w+", plain) or [plain.strip()]
         found |= {" ".join(words[i : i + WORDS]) for i in range(max(1, len(words) - WORDS + 1))}
     return found
 

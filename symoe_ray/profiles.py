@@ -24,8 +24,8 @@ SAME = ("model", "revision", "template", "grader")
 class Evidence:
     """What an expert has answered in one profiling, and as what it was asked.
 
-    `scores` are right minus wrong answers by skill, `asked` the answers by skill ({}: not known). `model` names the
-    adapter, too; `template` is a digest of prompt and chat template, `questions` one of the questions' ids; `made` a
+    `scores` are right minus wrong answers by skill, `asked` the answers by skill ({}: not known), `failed` how many
+    questions have no answer beside those that are `graded`. `model` names the adapter, too; `template` is a digest of prompt and chat template, `questions` one of the questions' ids; `made` a
     day ("2026-01-31"). Texts are "" where they are not known.
     """
 
@@ -33,6 +33,7 @@ class Evidence:
     scores: Mapping[str, float]
     graded: int
     correct: int
+    failed: int = 0
     asked: Mapping[str, int] = field(default_factory=dict)
     model: str = ""
     revision: str = ""
@@ -54,14 +55,14 @@ Book = Mapping[str, tuple[Evidence, ...]]
 
 def evidence_of(
     spec: ExpertSpec, skills: Mapping[str, Sequence[str]], correct: Mapping[str, bool], *, task: str, grader: str,
-    seed: int, made: str,
+    seed: int, made: str, failed: int = 0,
 ) -> Evidence:  # fmt: skip
-    """The evidence of graded answers: `skills` and `correct` by question id; one without a grade counts nowhere."""
+    """The evidence of graded answers: `skills` and `correct` by question id, and how many more have `failed`."""
     own = {question: names for question, names in skills.items() if question in correct}
     counts = skill_scores(own, dict.fromkeys(correct, True))
     return Evidence(
         task=task, scores=skill_scores(own, correct), graded=len(correct), correct=sum(correct.values()),
-        asked={skill: int(count) for skill, count in counts.items()},
+        failed=failed, asked={skill: int(count) for skill, count in counts.items()},
         model=f"{spec.model}+{spec.lora}" if spec.lora else spec.model, revision=spec.revision,
         template=template_of(spec), grader=grader, seed=seed, questions=digest(sorted(correct), size=6), made=made,
     )  # fmt: skip
@@ -77,6 +78,7 @@ def profile_of(expert: str, evidence: Sequence[Evidence]) -> Profile:
     return Profile(
         expert=expert, task="+".join(dict.fromkeys(e.task for e in evidence)), scores=_sum(e.scores for e in evidence),
         graded=sum(e.graded for e in evidence), correct=sum(e.correct for e in evidence),
+        failed=sum(e.failed for e in evidence),
     )  # fmt: skip
 
 
@@ -131,6 +133,7 @@ def to_json(book: Book) -> dict[str, Any]:
             "task": whole.task,
             "graded": whole.graded,
             "correct": whole.correct,
+            "failed": whole.failed,
             "scores": dict(sorted(whole.scores.items())),
             "asked": dict(sorted(asked.items())),
             "evidence": [_sorted(piece) for piece in evidence],

@@ -19,11 +19,13 @@ class TaskData:
     """A task's questions in the order of their files, and what looks odd about them (sentences with counts).
 
     Ids are unique within each split. A question of both splits has the same id in both, unless it brings its own.
+    `test_in_all` counts the test questions before any limit.
     """
 
     validation: tuple[Question, ...]
     test: tuple[Question, ...]
     warnings: tuple[str, ...] = ()
+    test_in_all: int = 0
 
 
 def load_task(task: TaskSettings, *, limit: int = 0, read_hub: ReadHub | None = None) -> TaskData:
@@ -47,6 +49,7 @@ def load_task(task: TaskSettings, *, limit: int = 0, read_hub: ReadHub | None = 
         validation=_limited(_with_unique_ids(validation), limit),
         test=_limited(_with_unique_ids(test), limit),
         warnings=tuple(_warnings(task, validation, test)),
+        test_in_all=len(test),
     )
 
 
@@ -118,7 +121,7 @@ def _warnings(task: TaskSettings, validation: Sequence[Question], test: Sequence
     found = [_repeated(task.validation, validation), _repeated(task.test, test), _overlap(validation, test)]
     without = sum(not question.gold for question in test)
     if without:
-        found.append(f"{without} of {len(test)} test questions have no gold answer and are not graded")
+        found.append(f"{without} of {len(test)} test questions have no gold answer and count as wrong")
     return [warning for warning in found if warning]
 
 

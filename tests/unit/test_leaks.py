@@ -57,6 +57,14 @@ def test_prefix_filtering_finds_what_comparing_all_pairs_finds() -> None:
     assert {leak.validation_id for leak in find_leaks(validation, test, near)} == expected
 
 
+def test_signs_and_texts_of_symbols_alone_count() -> None:
+    options = ("+2", "\N{MINUS SIGN}2", "0")
+    assert find_leaks([question("v", "Which?", *options)], [question("t", "Which?", "2", "1", "0")]) == []
+    (same,) = find_leaks([question("v", "Which?", *options)], [question("t", "Which?", "+2", "-2", "0")])
+    assert same.similarity == 1
+    assert find_leaks([question("v", "\N{SNOWMAN}")], [question("t", "\N{SUN}")]) == []
+
+
 def test_leaks_are_left_out_with_a_warning() -> None:
     data = TaskData(validation=(question("v", "A b c d?"), question("w", "Else?")), test=(question("t", "a B c d"),))
     kept = without_leaks(data)

@@ -47,6 +47,15 @@ def test_evidence_counts_right_and_asked_by_skill() -> None:
     assert (low, high) == pytest.approx((0.0945, 0.9055), abs=1e-3)
 
 
+def test_a_failed_answer_counts_against_accuracy_and_no_skill() -> None:
+    made = evidence_of(
+        SPEC, {"q1": ["x"], "q2": ["x"]}, {"q1": True}, task="t", grader="default", seed=0, made="", failed=3
+    )
+    whole = profile_of("a", [made, made])
+    assert (whole.graded, whole.failed, whole.accuracy) == (2, 6, 0.25)
+    assert whole.scores == {"x": 2}
+
+
 def test_merging_is_a_union_in_any_order_and_grouping() -> None:
     books: list[Book] = [{"a": (ONE,)}, {"a": (TWO,), "b": (OLD,)}, {"b": (OLD,), "a": (ONE, OLD)}]
     whole = merged(books)

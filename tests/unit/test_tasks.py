@@ -337,7 +337,7 @@ class TestBadInput:
         source = put(tmp_path / "q.json", [{"question": "Q", "choices": ["a", "b"], **gold}])
         data = loaded(source)
         assert data.test[0].gold == ()
-        assert data.warnings == ("1 of 1 test questions have no gold answer and are not graded",)
+        assert data.warnings == ("1 of 1 test questions have no gold answer and count as wrong",)
         with pytest.raises(InputError, match=r"q\.json, item 1: a validation question needs a gold answer"):
             loaded(validation=source)
 
