@@ -82,13 +82,13 @@ def embedder(model: str) -> Embedder:
     def embed(texts: Sequence[str]) -> NDArray[np.float32]:
         with lock:
             if not found:
-                found.append(MiniLM(_folder(model)))
+                found.append(MiniLM(embedding_folder(model)))
         return found[0](texts)
 
     return embed
 
 
-def _folder(model: str) -> Path:
+def embedding_folder(model: str) -> Path:
     if model not in MINILM_IDS:
         return local_path(model)
     if not prepared_folder(MINILM_PACKAGE).is_dir():

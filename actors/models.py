@@ -1,4 +1,4 @@
-"""Where an expert's model is: a prepared package model, a local folder, or a snapshot of the Hugging Face hub.
+"""Where an expert's model is: a prepared package model, a local folder, or this node's copy of one from elsewhere.
 
 `python -m actors.models prepare --all` makes the project's own small models ahead of time; a run that meets one which
 is not there makes it then. Prepared models live under SYMOE_CACHE (default ~/.cache/symoe-ray).
@@ -7,48 +7,61 @@ is not there makes it then. Prepared models live under SYMOE_CACHE (default ~/.c
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import logging
 import multiprocessing
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from actors.checkpoints import header, language_config, read_json, weight_files
 from actors.model_recipes import RECIPES, FolderModel, GgufModel, ShippedModel, build, sha256_of
+from actors.node_cache import cache_folder, locked
+from actors.weight_sources import CHECKSUMS, UNWANTED, WANTED, is_address, split_revision
+from actors.weights import stage, staged
 from symoe_ray.core import InputError, ResourceError
 from symoe_ray.fingerprints import digest
 
 log = logging.getLogger("actors.models")  # also when run as __main__
 
 PACKAGE = "package:"
-CHECKSUMS = "checksums.json"
-HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
-HUB_FILES_NOT = ("original/*", "consolidated*", "onnx/*", "openvino/*")
 
 
 def local_path(model: str, revision: str = "") -> Path:
     """The folder with a model's config, tokenizer and safetensors.
 
-    `model` is `package:NAME` (prepared now if it is not there), a folder, or a Hugging Face id, of which `revision`
-    ("": the default branch) is downloaded unless it is in the hub's cache. Raises InputError for an unknown package
-    name and ResourceError, in one line, for a model that cannot be had.
+    `model` is `package:NAME` (prepared now if it is not there), a folder, an address (s3://BUCKET/FOLDER) or a Hugging
+    Face id, which may end in @REVISION. Of an address or a hub id, what is not on this node yet is fetched. Raises
+    InputError for an unknown package name and ResourceError, in one line, for a model that cannot be had.
     """
     if model.startswith(PACKAGE):
         return prepare(model.removeprefix(PACKAGE))
+    if is_address(model):
+        return _copy_of(model)
+    return found(model, revision) or stage(model, revision).folder
+
+
+def found(model: str, revision: str = "") -> Path | None:
+    """The folder of a model where it is on this node already, else None; ResourceError for a folder that is not here.
+
+    A branch of the hub is what it was when it was last fetched.
+    """
+    if model.startswith(PACKAGE):
+        folder = prepared_folder(model.removeprefix(PACKAGE))
+        return folder if folder.is_dir() else None
+    if is_address(model):
+        return staged(model)
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder.resolve()
     if model.startswith(("/", ".", "~")):
         raise ResourceError(f"model {model}: there is no such folder on this machine")
-    return _from_hub(model, revision)
+    return staged(model, revision) or _in_hub_cache(*split_revision(model, revision))
 
 
 def prepare(name: str, *, verify: bool = False) -> Path:
@@ -62,7 +75,7 @@ def prepare(name: str, *, verify: bool = False) -> Path:
     folder = prepared_folder(name)
     if isinstance(RECIPES[name], ShippedModel) or _is_complete(name, folder, verify):
         return folder
-    with _lock(folder):
+    with locked(folder):
         if not _is_complete(name, folder, verify):
             _make(name, folder)
     return folder
@@ -74,11 +87,6 @@ def prepared_folder(name: str) -> Path:
     if isinstance(recipe, ShippedModel):
         return recipe.folder
     return cache_folder() / "models" / name
-
-
-def cache_folder() -> Path:
-    """What this project keeps between runs: $SYMOE_CACHE, else ~/.cache/symoe-ray."""
-    return Path(os.environ.get("SYMOE_CACHE") or Path.home() / ".cache" / "symoe-ray")
 
 
 def weight_bytes(folder: Path) -> int:
@@ -117,26 +125,29 @@ def _first(config: Mapping[str, Any], *names: str) -> int:
     return int(next((config[name] for name in names if config.get(name)), 0))
 
 
-def _from_hub(model: str, revision: str) -> Path:
-    """A snapshot from the hub or its cache; HF_HUB_OFFLINE, HF_TOKEN and HF_HOME are the hub library's own."""
+def _copy_of(address: str) -> Path:
+    """This node's copy of what an address holds now; as it was the last time, where the address does not answer."""
+    try:
+        return stage(address).folder
+    except ResourceError as error:
+        if (folder := staged(address)) is None:
+            raise
+        log.warning("%s; the copy of before is used", error)
+        return folder
+
+
+def _in_hub_cache(model: str, revision: str) -> Path | None:
+    """A complete snapshot in the hub library's own cache (HF_HOME), None where there is none."""
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(
-            snapshot_download(
-                model, revision=revision or None, allow_patterns=list(HUB_FILES), ignore_patterns=list(HUB_FILES_NOT)
-            )
-        )
-    except (OSError, ValueError) as error:  # every error of huggingface_hub and of its connections is one of them
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        at = f" --revision {revision}" if revision else ""
-        raise ResourceError(
-            f"model {model}{at} is no local folder and cannot be had from the Hugging Face hub ({reason}). Name a "
-            f"folder, or run `hf download {model}{at}` where the hub is reached (HF_TOKEN for a gated model)"
-        ) from error
-    if not any(folder.glob("*.safetensors")):
-        raise ResourceError(f"model {model}: {folder} has no safetensors files, and other formats are not loaded")
-    return folder
+        path = snapshot_download(
+            model, revision=revision or None, local_files_only=True,
+            allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED),
+        )  # fmt: skip
+    except (OSError, ValueError):
+        return None
+    return Path(path) if any(Path(path).glob("*.safetensors")) else None
 
 
 def _recipe_digest(name: str) -> str:
@@ -156,15 +167,6 @@ def _is_complete(name: str, folder: Path, verify: bool) -> bool:
         )
     except (OSError, ValueError):
         return False
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Hold the model's lock; the kernel releases it with the process, however that ends."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _make(name: str, folder: Path) -> None:

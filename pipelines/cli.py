@@ -14,6 +14,7 @@ from pipelines import (
     doctor,
     export,
     import_reference,
+    models_command,
     plan,
     profiles_command,
     replay,
@@ -23,6 +24,7 @@ from pipelines import (
     serve,
     show,
     stage_commands,
+    submit,
 )
 from pipelines.signals import Signals, exit_code
 
@@ -41,6 +43,8 @@ COMMANDS: tuple[Callable[[Any], None], ...] = (
     serve.add_command,
     ask.add_command,
     doctor.add_command,
+    models_command.add_command,
+    submit.add_command,
 )
 
 SETTING = re.compile(r"\+{0,2}([A-Za-z_][\w.\[\]-]*)?=")

@@ -62,20 +62,30 @@ class Signals:
         return call
 
 
+def code_of(reason: BaseException) -> int:
+    """The exit code that a reason to end stands for."""
+    match reason:
+        case InputError():
+            return USAGE
+        case ResourceError():
+            return MISSING
+        case KeyboardInterrupt():
+            return INTERRUPTED
+        case Terminated():
+            return TERMINATED
+    return FAILED
+
+
 def exit_code(reason: BaseException) -> int:
     """Say on standard error why a command ended; its exit code. What nobody expects is raised again."""
     match reason:
-        case InputError():
-            message, code = str(reason), USAGE
-        case ResourceError():
-            message, code = str(reason), MISSING
-        case RunFailed():
-            message, code = str(reason), FAILED
+        case InputError() | ResourceError() | RunFailed():
+            message = str(reason)
         case KeyboardInterrupt():
-            message, code = "interrupted; the same command goes on where it stopped", INTERRUPTED
+            message = "interrupted; the same command goes on where it stopped"
         case Terminated():
-            message, code = "terminated; the same command goes on where it stopped", TERMINATED
+            message = "terminated; the same command goes on where it stopped"
         case _:
             raise reason
     print(f"symoe: {message}", file=sys.stderr)
-    return code
+    return code_of(reason)

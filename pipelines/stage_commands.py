@@ -85,11 +85,12 @@ def run_stages(options: argparse.Namespace, overrides: list[str], signals: Signa
             made = STAGES[name](run)
             display.end_stage()
         if wanted[-1] != "evaluate":
-            run.set_status("finished", stage=wanted[-1])
+            run.set_status("finished", stage=wanted[-1], exit_code=DONE)
             return DONE
         report = write_report(run.storage, settings)
         failed = evaluate.failed_rows(made)
-        run.set_status("finished", failed=failed)
+        code = DONE if failed <= settings.max_failures else TOO_MANY_FAILURES
+        run.set_status("finished", failed=failed, exit_code=code)
     if options.json:
         print(json.dumps(made))
     else:
