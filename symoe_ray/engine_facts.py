@@ -14,16 +14,19 @@ def engine_facts(events: Sequence[Event], predicted_wall_s: float | None = None)
 
     `generate_s` is the time in which a slot had work: chunks that overlap on a slot count once. `wall_s` is the time
     from the first event's begin to the last one's end, added up over attempts; `busy_ratio` is generate_s per slot and
-    wall_s. `predicted_wall_s` is what `symoe plan` said of loads and generation before the run began.
+    wall_s. `predicted_wall_s` is what `symoe plan` said of loads and generation before the run began. Only wall_s
+    counts what servers elsewhere did: they have no slot that could be idle.
     """
-    swaps = [e for e in events if e["event"] in ("load", "reload", "wake")]
+    elsewhere = {e["slot"] for e in events if e.get("tier") == "remote"}
+    own = [e for e in events if e["slot"] not in elsewhere]
+    swaps = [e for e in own if e["event"] in ("load", "reload", "wake")]
     loads = Counter(e["expert"] for e in swaps if e["event"] == "load")
     walls: dict[int, list[float]] = defaultdict(list)
     for event in events:
         walls[event["attempt"]] += [event["t"] - event.get("seconds", 0.0), event["t"]]
-    generate_s = sum(_generation(events, lambda event: "").values())
+    generate_s = sum(_generation(own, lambda event: "").values())
     wall_s = sum(max(w) - min(w) for w in walls.values())
-    slots = len({e["slot"] for e in events}) or 1
+    slots = len({e["slot"] for e in own}) or 1
     return {
         "loads": dict(sorted(loads.items())),
         "tiers": dict(sorted(Counter(e["tier"] for e in swaps).items())),

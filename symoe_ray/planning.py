@@ -12,6 +12,8 @@ from statistics import NormalDist
 
 from symoe_ray.core import ExpertSpec
 from symoe_ray.engine_costs import EngineCost, prior_cost
+from symoe_ray.remote_planning import PRIOR, TOKENS_PER_S, simulate_server, together
+from symoe_ray.remote_slots import remote_slots
 from symoe_ray.settings import Settings
 from symoe_ray.simulated_engine import Cohort
 from symoe_ray.simulation import Outcome, SimulatedGroup, Span, simulate
@@ -26,12 +28,16 @@ PRIOR_CORES = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSize:
-    """Bytes of a model's weights and of one token in its KV cache; `guessed` where the model is not here."""
+    """Bytes of a model's weights and of one token in its KV cache; `guessed` where the model is not here.
+
+    `is_remote`: a server elsewhere has it, and its size does not matter.
+    """
 
     weight_bytes: int
     kv_bytes_per_token: int
     shape: str = ""
     guessed: bool = False
+    is_remote: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,15 +148,15 @@ def plan_of(
     stages = []
     for place, (stage, counts, own) in enumerate(groups):
         then = frozenset(g.key for g in groups[place + 1][2]) if place + 1 < len(groups) else frozenset()
-        outcome = simulate(
-            own, slots=machine.slots, max_rows=settings.engine.chunk_rows, resident=resident, then=then,
-            tensor_parallel_size=max(1, machine.gpus_per_slot),
-        )  # fmt: skip
+        outcome = _simulated(settings, own, machine, resident, then)
         resident = {slot: key for slot, key in outcome.resident.items() if key}
         stages.append(_stage_plan(settings, stage, counts, outcome))
     notes = []
     if guessed := [e.name for e in settings.pool.experts if sizes[e.name].guessed]:
         notes.append(f"not here, sizes guessed: {', '.join(guessed)}")
+    if remote := [e.name for e in settings.pool.experts if e.is_remote]:
+        speed = "" if seen else f", {TOKENS_PER_S:.0f} tokens/s for each of its requests assumed"
+        notes.append(f"on a server, which needs nothing here: {', '.join(remote)}{speed}")
     if machine.guessed:
         notes.append("no such GPU is here: 80 GB each assumed")
     if not seen:
@@ -161,6 +167,26 @@ def plan_of(
         slots=machine.slots, cuda=machine.cuda, stages=tuple(stages), engines=_engines(settings, sizes, machine),
         notes=tuple(notes),
     )  # fmt: skip
+
+
+def _simulated(
+    settings: Settings,
+    groups: Sequence[SimulatedGroup],
+    machine: Machine,
+    resident: Mapping[str, str],
+    then: frozenset[str],
+) -> Outcome:
+    """A stage on the slots, and on servers beside them."""
+    servers = remote_slots(settings.pool.experts)
+    outcomes = [simulate_server(g, servers[g.key]) for g in groups if g.key in servers]
+    local = [g for g in groups if g.key not in servers]
+    if not local:
+        return replace(together(outcomes), resident=resident)
+    on_slots = simulate(
+        local, slots=machine.slots, max_rows=settings.engine.chunk_rows, resident=resident, then=then,
+        tensor_parallel_size=max(1, machine.gpus_per_slot),
+    )  # fmt: skip
+    return together([on_slots, *outcomes])
 
 
 def _groups(
@@ -198,13 +224,22 @@ def _group(
     cost = next((seen[name].cost for name in names if name in seen), None) or prior(size, mean, machine)
     return SimulatedGroup(
         key=key, cohorts=tuple(cohorts), cost=cost, mean_tokens=mean, longest_tokens=max(t for t, _ in cohorts),
-        capacity=settings.engine.max_num_seqs or CAPACITY[machine.cuda], shape=size.shape,
+        capacity=_capacity(settings, spec, machine), shape=size.shape,
         tensor_parallel_size=spec.tensor_parallel_size,
     )  # fmt: skip
 
 
+def _capacity(settings: Settings, spec: ExpertSpec, machine: Machine) -> int:
+    """How many sequences run at once."""
+    if spec.is_remote:
+        return spec.server.max_concurrency
+    return settings.engine.max_num_seqs or CAPACITY[machine.cuda]
+
+
 def prior(size: ModelSize, mean_tokens: float, machine: Machine) -> EngineCost:
     """The cost of an engine of which only the size is known; the CPU's is for `PRIOR_CORES` cores."""
+    if size.is_remote:
+        return PRIOR
     cost = prior_cost(
         size.weight_bytes, size.kv_bytes_per_token, cuda=machine.cuda, context_tokens=PROMPT_TOKENS + mean_tokens / 2,
         prompt_tokens=PROMPT_TOKENS, answer_tokens=mean_tokens, gpus=max(1, machine.gpus_per_slot),
@@ -265,7 +300,7 @@ def _goes_on(before: Span, span: Span) -> bool:
 
 def _engines(settings: Settings, sizes: Mapping[str, ModelSize], machine: Machine) -> tuple[EnginePlan, ...]:
     found: dict[str, EnginePlan] = {}
-    for spec in settings.pool.experts:
+    for spec in settings.pool.local:
         names = tuple(e.name for e in settings.pool.experts if e.engine_key == spec.engine_key)
         if spec.engine_key not in found:
             found[spec.engine_key] = _engine(settings, spec, names, sizes[spec.name], machine)

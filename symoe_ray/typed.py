@@ -18,7 +18,7 @@ Origin = Callable[[str], str]  # where a dotted key was set: a file, or "the com
 # The words that a key allows, of a list each of its items.
 WORDS: dict[str, tuple[str, ...]] = {
     "task.kind": ("auto", "choice", "integer"),
-    "engine.kind": ("vllm", "fake"),
+    "engine.kind": ("vllm", "fake", "openai"),
     "engine.dtype": ("auto", "bfloat16", "float16", "float32"),
     "aggregate.skip_on_consensus": ("off", "unanimous"),
     "compat": ("default", "reference"),
@@ -41,6 +41,10 @@ WORDS: dict[str, tuple[str, ...]] = {
         "debate",
     ),
 }
+
+# Why a number has to be whole, where that may surprise.
+_WHOLE_GPUS = ": a slot holds whole GPUs, as its engine sizes its memory by all of them"
+WHY_WHOLE = {"gpus": _WHOLE_GPUS, "tensor_parallel_size": _WHOLE_GPUS}
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
@@ -105,7 +109,7 @@ def convert(hint: Any, value: object, key: str, origin: Origin) -> Any:
     if kind is bool and not isinstance(value, bool):
         raise wrong(key, value, "must be true or false", origin)
     if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
-        raise wrong(key, value, "must be an integer", origin)
+        raise wrong(key, value, "must be an integer" + WHY_WHOLE.get(key.rsplit(".", 1)[-1], ""), origin)
     if kind is float:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise wrong(key, value, "must be a finite number", origin)
