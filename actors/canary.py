@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.checkpoints import weight_files
-from actors.models import cache_folder
+from actors.node_cache import cache_folder
 from actors.shapes import checkpoint_digest
 from symoe_ray.fingerprints import digest
 
@@ -62,14 +62,17 @@ def distance(one: Canary, another: Canary) -> float:
     return max(gaps, default=0.0) if all(map(math.isfinite, gaps)) else math.inf
 
 
-def canary_key(folder: Path, args: Mapping[str, object], vllm_version: str) -> str:
-    """What a canary depends on: the very weight files (name, size, mtime), the rest of the checkpoint, arguments."""
+def canary_key(folder: Path, args: Mapping[str, object], *software: str) -> str:
+    """What a canary depends on: the very weight files (name, size, mtime), the rest of the checkpoint, arguments.
+
+    And `software`: vLLM's version, and the GPU with its driver.
+    """
     stats = [(path.name, path.stat()) for path in weight_files(folder)]
     return digest(
         [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
         checkpoint_digest(folder),
         {key: value for key, value in args.items() if key not in _WITHOUT_EFFECT},
-        vllm_version,
+        software,
         [PROMPT, NUM_TOKENS],
     )
 

@@ -38,12 +38,13 @@ def language_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that vLLM loads: those of the index where there is one, else all.
 
-    A repository may hold its weights a second time under other names. ResourceError where a file of the index is
-    missing, as after a download that was cut off.
+    A repository may hold its weights a second time under other names, as Mistral's do. ResourceError where a file of
+    the index is missing, as after a download that was cut off.
     """
     index = read_json(folder / INDEX)
     if not index:
-        return sorted(folder.glob("*.safetensors"))
+        there = sorted(folder.glob("*.safetensors"))
+        return [path for path in there if not path.name.startswith("consolidated")] or there
     files = [folder / name for name in sorted(set(index["weight_map"].values()))]
     if missing := [path.name for path in files if not path.is_file()]:
         raise ResourceError(f"{folder}: {missing[0]} is missing ({len(missing)} of {len(files)} weight files are)")

@@ -17,8 +17,8 @@ from typing import Any
 from actors.canary import Canary, CanaryBook, agrees
 from actors.engine_link import EngineDiedError, EngineLink, OnDelta, StuckError
 from actors.launcher import Launcher, LaunchError
-from actors.memory import Need, shortage, until_free
-from actors.protocol import Finished, Generate, LoadEngine, Probe, Probed, Rejected, Reload, Sleep, Wake
+from actors.memory import Need, shortage, until_free, wake_need
+from actors.protocol import Finished, Generate, LoadEngine, Measured, Probe, Probed, Rejected, Reload, Sleep, Wake
 from symoe_ray.core import Completion, Failure, Request
 
 __all__ = ["EngineDiedError", "EngineHost", "EnginePlan", "HostSettings", "LoadError", "LoadReport"]
@@ -106,6 +106,7 @@ class EngineHost:
         self._taught: set[str] = set()
         self._expected: list[dict[str, object]] = []
         self._closed = asyncio.Event()
+        self._getting_ready: asyncio.Task[None] | None = None
         self.deaths: list[str] = []
 
     @property
@@ -129,14 +130,13 @@ class EngineHost:
         return self._live.link.tokens if self._live is not None else 0
 
     @property
-    def sequences(self) -> int:
-        """Samples that the engine works on."""
-        return self._live.link.sequences if self._live is not None and self._live.link.alive else 0
-
-    @property
     def asleep(self) -> list[str]:
         """The keys of sleeping engines."""
         return [key for key, held in self._asleep.items() if held.link.alive]
+
+    def get_ready(self) -> None:
+        """Have the first launcher get what it needs, in the background."""
+        self._getting_ready = asyncio.create_task(_start(self._launchers[0]))
 
     def expect(self, plans: Sequence[EnginePlan]) -> None:
         """Have launchers get ready for these engines, after the next load, while that engine works."""
@@ -209,9 +209,20 @@ class EngineHost:
         answer = await self._live.link.generate(frame, self._settings.stall_timeout_s, on_delta)
         return _completions(request, answer)
 
+    async def measure(self, timeout_s: float) -> Measured | None:
+        """What the live engine says of itself; None where there is none, or it does not say so in time."""
+        if self._live is None:
+            return None
+        try:
+            return await self._live.link.measure(timeout_s)
+        except (EngineDiedError, TimeoutError):
+            return None
+
     async def close(self) -> None:
         """End the engines and everything that starts engines, for good."""
         self._closed.set()
+        if self._getting_ready is not None:
+            self._getting_ready.cancel()
         self._drop_beside()
         for held in [*self._asleep.values(), *([self._live] if self._live else [])]:
             self._end(held.link)
@@ -267,8 +278,12 @@ class EngineHost:
         held = self._asleep.pop(plan.key)
         try:
             await self._retire_live()
+            try:
+                await self._make_room(wake_need(plan.need) if plan.need else None)
+            except _NoRoomError as error:
+                raise _TierError(str(error)) from None  # there may be room once this one has ended as well
             started = time.monotonic()
-            await held.link.command(Wake(), self._settings.load_timeout_s)
+            await held.link.command(Wake(), self._settings.stall_timeout_s)
             await self._check(held.link, plan, None)
         except BaseException:
             self._end(held.link)
@@ -278,14 +293,14 @@ class EngineHost:
     async def _launch(self, launcher: Launcher, plan: EnginePlan) -> _Held:
         self._drop_beside()
         await self._retire_live()
-        await self._make_room(plan)
+        await self._make_room(plan.need)
         return await self._start(launcher, plan)
 
     async def _start(self, launcher: Launcher, plan: EnginePlan, *, beside: bool = False) -> _Held:
         started = time.monotonic()
         link = await EngineLink.start(launcher, plan.frame, self.deaths.append)
         try:
-            if plan.canary and self._canaries is not None and self._canary(plan) is None:
+            if plan.canary and self._canaries is not None:
                 self._canaries.put(plan.canary, await self._probe(link))
         except BaseException:
             self._end(link)
@@ -297,17 +312,17 @@ class EngineHost:
         )  # fmt: skip
         return _Held(plan, link, report)
 
-    async def _make_room(self, plan: EnginePlan) -> None:
-        """Return once there is memory for an engine; sleeping ones are ended for it, those first that slept longest."""
+    async def _make_room(self, need: Need | None) -> None:
+        """Return once there is so much memory; sleeping ones are ended for it, those first that slept longest."""
         free = self._settings.free_memory
-        if plan.need is None or free is None:
+        if need is None or free is None:
             await self._all_ended()
-        elif shortage(plan.need, free()):
-            while self._asleep and shortage(plan.need, free()):
+        elif shortage(need, free()):
+            while self._asleep and shortage(need, free()):
                 self._end(self._asleep.pop(next(iter(self._asleep))).link)
                 await self._all_ended()
-            if not await until_free(plan.need, timeout_s=self._settings.memory_timeout_s, read=free):
-                raise _NoRoomError(shortage(plan.need, free()))
+            if not await until_free(need, timeout_s=self._settings.memory_timeout_s, read=free):
+                raise _NoRoomError(shortage(need, free()))
 
     async def _retire_live(self) -> None:
         """Put the live engine to sleep where that is allowed, else end it (which goes on in the background)."""
@@ -320,7 +335,7 @@ class EngineHost:
         if not self._settings.max_sleeping or held.link.busy or self._canary(held.plan) is None:
             return False
         try:
-            await held.link.command(Sleep(), self._settings.load_timeout_s)
+            await held.link.command(Sleep(), self._settings.stall_timeout_s)
         except EngineDiedError:
             return False
         except BaseException:
@@ -373,7 +388,7 @@ class EngineHost:
             raise _TierError("the canary differs from that of a fresh engine")
 
     async def _probe(self, link: EngineLink) -> Canary:
-        answer = await link.command(Probe(), self._settings.load_timeout_s)
+        answer = await link.command(Probe(), self._settings.stall_timeout_s)
         assert isinstance(answer, Probed)
         return Canary(answer.tokens, answer.logprobs)
 
@@ -387,6 +402,11 @@ class EngineHost:
         expected, self._expected = self._expected, []
         for launcher in self._launchers:
             await launcher.learn(sorted(new), expected)
+
+
+async def _start(launcher: Launcher) -> None:
+    with suppress(OSError):  # `launch` will say it
+        await launcher.start()
 
 
 def _frame_of(request: Request, lora: str, *, stream: bool = False, json_schema: str = "") -> Generate:

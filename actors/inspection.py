@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -10,8 +11,10 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from actors.models import PACKAGE, kv_bytes_per_token, local_path, prepared_folder, weight_bytes
+from actors.models import PACKAGE, found, kv_bytes_per_token, weight_bytes
+from actors.nvml import driver_cuda
 from actors.platform import cpu_kv_bytes
+from actors.remote_check import look_at_server
 from symoe_ray.core import ExpertSpec, ResourceError
 from symoe_ray.findings import Finding
 from symoe_ray.settings import Settings
@@ -24,10 +27,12 @@ ENGINE_OVERHEAD_BYTES = 1 * GIB
 def inspect_machine(settings: Settings) -> list[Finding]:
     """All findings for a run with these settings; models are looked for, not downloaded."""
     gpus = _gpus()
-    found = [Finding(what="python", value=platform.python_version()), *_packages()]
+    found = [Finding(what="python", value=platform.python_version()), *_packages(engines=bool(settings.pool.local))]
     found += [
         Finding(what=f"gpu {i}", value=f"{name}, {free / GIB:.1f} GiB free") for i, (name, free) in enumerate(gpus)
     ]
+    if gpus and settings.pool.local:
+        found.append(_cuda(_torch_cuda()))
     if not gpus:
         found.append(Finding(what="gpu", value=f"none: engine.slots={settings.engine.slots} engine(s) on the CPU"))
     memory, disk = _available_memory(), shutil.disk_usage(Path(settings.output_dir).absolute().anchor).free
@@ -42,17 +47,20 @@ def inspect_machine(settings: Settings) -> list[Finding]:
         )
     )
     room = min((free for _, free in gpus), default=memory)
-    found += [_expert(spec, room, bool(gpus), settings) for spec in settings.pool.experts]
+    found += [_expert(spec, room, bool(gpus), settings) for spec in settings.pool.local]
+    found += [look_at_server(spec) for spec in settings.pool.experts if spec.is_remote]
     return found
 
 
-def _packages() -> Iterator[Finding]:
+def _packages(*, engines: bool) -> Iterator[Finding]:
     for package in ("ray", "torch", "transformers"):
         yield Finding(what=package, value=importlib.metadata.version(package))
     builds = [f"{name} {importlib.metadata.version(name)}" for name in VLLM_BUILDS if _installed(name)]
     yield Finding(
-        what="vllm", value=", ".join(builds) or "not installed", fine=bool(builds),
-        advice="" if builds else "install symoe-ray[cuda] on a machine with a GPU, symoe-ray[cpu] elsewhere",
+        what="vllm", value=", ".join(builds) or "not installed", fine=bool(builds) or not engines,
+        advice=""
+        if builds or not engines
+        else "install symoe-ray[cuda] on a machine with a GPU, symoe-ray[cpu] elsewhere",
     )  # fmt: skip
 
 
@@ -73,6 +81,33 @@ def _gpus() -> list[tuple[str, int]]:
         return []
     rows = [line.rsplit(",", 1) for line in lines if "," in line]
     return [(name.strip(), int(free) << 20) for name, free in rows]
+
+
+def _torch_cuda() -> str:
+    """The version of CUDA that torch was built for, "" for none. torch itself, which takes seconds, is not imported."""
+    torch = importlib.util.find_spec("torch")
+    if torch is None or torch.origin is None:
+        return ""
+    spec = importlib.util.spec_from_file_location("symoe_torch_version", Path(torch.origin).with_name("version.py"))
+    if spec is None or spec.loader is None:
+        return ""
+    version = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(version)
+    return str(version.cuda or "")
+
+
+def _cuda(built_for: str) -> Finding:
+    """Whether the driver runs the CUDA that torch was built for: one of the same major version does."""
+    what, value = "cuda", f"torch is built for {built_for or 'the CPU alone'}"
+    if not built_for:
+        return Finding(what=what, value=value, fine=False, advice="install symoe-ray[cuda] in a new environment")
+    try:
+        major, minor = driver_cuda()
+    except ResourceError as error:
+        return Finding(what=what, value=value, fine=False, advice=str(error))
+    fine = major >= int(built_for.split(".")[0])
+    advice = "" if fine else f"install an NVIDIA driver for CUDA {built_for}, or a torch that is built for CUDA {major}"
+    return Finding(what=what, value=f"{value}, the driver runs {major}.{minor}", fine=fine, advice=advice)
 
 
 def _available_memory() -> int:
@@ -104,15 +139,7 @@ def _expert(spec: ExpertSpec, room: int, on_gpu: bool, settings: Settings) -> Fi
 
 def present(model: str, revision: str) -> Path | None:
     """The folder of a model or adapter on this machine, None where it is one that is made at its first use."""
-    if model.startswith(PACKAGE):
-        folder = prepared_folder(model.removeprefix(PACKAGE))
-        return folder if folder.is_dir() else None
-    if Path(model).expanduser().is_dir() or model.startswith(("/", ".", "~")):
-        return local_path(model)
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(model, revision=revision or None, local_files_only=True))
-    except (OSError, ValueError) as error:
-        at = f" --revision {revision}" if revision else ""
-        raise ResourceError(f"download it first: hf download {model}{at}") from error
+    folder = found(model, revision)
+    if folder is None and not model.startswith(PACKAGE):
+        raise ResourceError(f"fetch it first: symoe models pull (or hf download {model})")
+    return folder

@@ -58,6 +58,14 @@ def engine_need(args: Mapping[str, object], weights_bytes: int, *, cuda: bool, g
     return Need(host_bytes=CUDA_HOST_BYTES + asleep, gpu_bytes=max(share + int(kv) + CUDA_ENGINE_BYTES, int(asked)))
 
 
+def wake_need(need: Need) -> Need:
+    """What an engine that sleeps takes to wake: its share of the GPU, but for the process and its graphs.
+
+    These it has kept, and its host memory, too.
+    """
+    return Need(host_bytes=0, gpu_bytes=max(0, need.gpu_bytes - CUDA_ENGINE_BYTES))
+
+
 def _number(value: object) -> float:
     return float(value) if isinstance(value, (int, float)) else 0.0
 

@@ -22,6 +22,25 @@ def gpu_memory(index: int) -> Any:
         raise ResourceError(f"GPU {index}: {error}") from error
 
 
+def gpu_and_driver(index: int) -> str:
+    """The name of the `index`-th GPU that this process may use, and the driver's version; ResourceError without it."""
+    nvml = _nvml()
+    try:
+        return f"{nvml.nvmlDeviceGetName(_handle(nvml, index))}, driver {nvml.nvmlSystemGetDriverVersion()}"
+    except nvml.NVMLError as error:
+        raise ResourceError(f"GPU {index}: {error}") from error
+
+
+def driver_cuda() -> tuple[int, int]:
+    """The newest CUDA that the driver runs, major and minor; ResourceError where there is no driver."""
+    nvml = _nvml()
+    try:
+        number = nvml.nvmlSystemGetCudaDriverVersion_v2()
+    except nvml.NVMLError as error:
+        raise ResourceError(f"the NVIDIA driver does not answer: {error}") from error
+    return number // 1000, number % 1000 // 10
+
+
 def _handle(nvml: Any, index: int) -> Any:
     """NVML's handle of a visible GPU: CUDA_VISIBLE_DEVICES holds numbers (taken in PCI order, as Ray does) or UUIDs."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -14,6 +14,8 @@ CPU_KV_TOKENS_PER_SEQ = 1024
 CPU_MAX_NUM_SEQS = 32
 CPU_BLOCK_SIZE = 32
 CPU_BATCHED_TOKENS = 2048
+CUDA_MAX_NUM_SEQS = 256
+CUDA_BATCHED_TOKENS = 8192
 # 32 MiB is the largest threshold that glibc takes.
 MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=4294967296"
 SPIN_COUNT = "5000"
@@ -33,13 +35,15 @@ def engine_environment(offline: bool) -> dict[str, str]:
     Large blocks of memory come in huge pages where the kernel lets a program ask for them: an engine's start and end
     are mostly page faults on the CPU, and they cost half as much. What a step has used is kept for the next one, or
     every step would pay for such pages again. OpenMP threads spin for a fraction of a millisecond when they wait:
-    libgomp's own 300,000 rounds make an engine many times slower where anything else runs on its cores.
+    libgomp's own 300,000 rounds make an engine many times slower where anything else runs on its cores. CUDA counts the
+    GPUs as NVML and Ray do, in the order of the PCI bus, not the fastest first.
     """
     environment = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
         "TOKENIZERS_PARALLELISM": "false",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         # A zygote must have no threads: OpenBLAS starts some when NumPy is imported (torch does not use it), jemalloc
         # one when pyarrow is (transformers imports it where scikit-learn is installed).
         "OPENBLAS_NUM_THREADS": "1",
@@ -57,11 +61,16 @@ def engine_args(
 ) -> dict[str, object]:
     """vLLM's engine arguments for an expert whose weights lie at `path`.
 
-    The expert's own `engine_args` win. On the CPU the defaults are small: eager (no compilation), 32 sequences and the
-    KV cache for 1,024 tokens of each (`kv_bytes_per_token` times that, 64 MiB to 1 GiB), blocks of 32 tokens (vLLM's
-    128 leave short prompts without prefix sharing between samples). Prompts are prefilled in one piece there: where
-    vLLM 0.32 splits one with a seed of its own, it rewinds the request's generator, and a CPU generator cannot be
-    ("CPU Generator does not use offset",
+    The expert's own `engine_args` win. A folder that holds its model a second time in Mistral's own format is read as
+    what it also is, a Hugging Face one: sizes, shapes and chat templates are taken from that.
+
+    On a GPU a step has 256 sequences and 8,192 tokens (128 and 2,048 in vLLM where nobody says anything:
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/config/scheduler.py).
+
+    On the CPU the defaults are small: eager (no compilation), 32 sequences and the KV cache for 1,024 tokens of each
+    (`kv_bytes_per_token` times that, 64 MiB to 1 GiB), blocks of 32 tokens (vLLM's 128 leave short prompts without
+    prefix sharing between samples). Prompts are prefilled in one piece there: where vLLM 0.32 splits one with a seed
+    of its own, it rewinds the request's generator, and a CPU generator cannot be ("CPU Generator does not use offset",
     https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/worker/gpu_model_runner.py).
     """
     args: dict[str, object] = {
@@ -70,6 +79,9 @@ def engine_args(
         "dtype": settings.dtype,
         "seed": settings.seed,
         "trust_remote_code": spec.trust_remote_code,
+        "config_format": "hf",
+        "tokenizer_mode": "hf",
+        "load_format": "safetensors",
         "disable_log_stats": True,
         "tensor_parallel_size": spec.tensor_parallel_size,
         "enforce_eager": (not cuda) if settings.enforce_eager is None else settings.enforce_eager,
@@ -80,9 +92,11 @@ def engine_args(
 
 
 def _cuda_args(settings: EngineSettings) -> dict[str, object]:
+    sequences = settings.max_num_seqs or CUDA_MAX_NUM_SEQS
     chosen: Mapping[str, object] = {
         "gpu_memory_utilization": settings.gpu_memory_utilization,
-        "max_num_seqs": settings.max_num_seqs or None,
+        "max_num_seqs": sequences,
+        "max_num_batched_tokens": max(CUDA_BATCHED_TOKENS, sequences),
         "kv_cache_memory_bytes": settings.kv_cache_memory_bytes or None,
         "block_size": settings.block_size or None,
     }

@@ -8,7 +8,6 @@ asks for it.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import importlib
 import os
@@ -22,14 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from actors import engine
+from actors.harmless_imports import import_harmless
+from actors.orphans import die_with_parent, maker_of
 from actors.protocol import MAX_PACKET, Exited, Fork, Forked, Frame, Learn, ZygoteReady, decode, encode_packet
+from actors.trials import tried
 
-PR_SET_PDEATHSIG = 1
+TRIAL_S = 120.0
 
 
 def preload() -> str:
     """Import what engines need. The reason why forking is not safe here, or ""."""
-    import torch
     import vllm.engine.arg_utils
     import vllm.v1.engine.llm_engine
     import vllm.v1.executor.uniproc_executor  # noqa: F401  (imported for the children)
@@ -41,29 +42,80 @@ def preload() -> str:
     for name in (f"vllm.v1.worker.{worker}_worker", f"vllm.v1.worker.{worker}_model_runner"):
         importlib.import_module(name)
     patch_zygote()
-    if torch.cuda.is_initialized():
-        return "importing vLLM has initialised CUDA"
-    return _threads()
+    return _unfit() or (gpu_in_a_fork(current_platform.device_type) if _has_gpus() else "")
 
 
-def _threads() -> str:
+def _unfit() -> str:
+    """Why what is forked now would not be sound, or ""."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return "an import has initialised CUDA"
     count = len(list(Path("/proc/self/task").iterdir()))
     return "" if count == 1 else f"the zygote has {count} threads"
 
 
+def gpu_in_a_fork(device: str) -> str:
+    """Why a forked process cannot use the GPU, which this one leaves alone; "" if it can, or the GPU is full now."""
+
+    def use() -> str:
+        import torch
+
+        try:
+            torch.ones(1, device=device).item()
+        except RuntimeError as error:
+            if "out of memory" not in str(error):
+                raise
+        return ""
+
+    _, why = tried([use], TRIAL_S)
+    return f"a forked process cannot use the GPU: {why}" if why else ""
+
+
 def learn(modules: list[str]) -> str:
-    """Import modules that an engine needed. The reason why forking is no longer safe, or ""."""
-    for name in modules:
-        with contextlib.suppress(Exception):  # what cannot be imported here is imported by the engine as before
-            importlib.import_module(name)
+    """Import modules that an engine needed, but for those that would spoil the zygote: engines import them as before.
+
+    The reason why forking is no longer safe, or "".
+    """
+    if _has_gpus():
+        for name, why in import_harmless(modules, _unfit, TRIAL_S).items():
+            _leave(name, why)
+    else:
+        for name in modules:
+            with contextlib.suppress(Exception):  # what cannot be imported here is imported by the engine as before
+                importlib.import_module(name)
     return _settle()
+
+
+def _has_gpus() -> bool:
+    """Whether an import may initialise CUDA, so that it pays to try it in a child first."""
+    from vllm.platforms import current_platform
+
+    return not current_platform.is_cpu()
+
+
+def _leave(name: object, why: str) -> None:
+    print(f"zygote: {name} is left to the engines: {why}", file=sys.stderr, flush=True)
 
 
 def prepare(args: dict[str, Any]) -> str:
     """Read the tokenizer and import the model class of an engine with these arguments, where vLLM keeps them.
 
-    The reason why forking is no longer safe, or "".
+    Not where that would spoil the zygote. The reason why forking is no longer safe, or "".
     """
+
+    def attempt() -> str:
+        _prepare(args)
+        return _unfit()
+
+    why = tried([attempt], TRIAL_S)[1] if _has_gpus() else ""
+    if why:
+        _leave(args.get("model"), why)
+    else:
+        _prepare(args)
+    return _settle()
+
+
+def _prepare(args: dict[str, Any]) -> None:
     from vllm.engine.arg_utils import EngineArgs
     from vllm.tokenizers.registry import cached_tokenizer_from_config
 
@@ -71,16 +123,13 @@ def prepare(args: dict[str, Any]) -> str:
         config = EngineArgs(**args).create_model_config()
         cached_tokenizer_from_config(config)
         config.registry.resolve_model_cls(config.architectures, model_config=config)
-    return _settle()
 
 
 def _settle() -> str:
     """Keep what there is out of the children's garbage collections. The reason why forking is not safe, or ""."""
     gc.collect()
     gc.freeze()
-    import torch
-
-    return "an import has initialised CUDA" if torch.cuda.is_initialized() else _threads()
+    return _unfit()
 
 
 def serve(control: socket.socket) -> None:
@@ -124,9 +173,9 @@ def _obey(control: socket.socket, expected: deque[dict[str, Any]], *private: soc
         expected.extend(frame.engines)
     elif isinstance(frame, Fork):
         with socket.socket(fileno=descriptors[0]) as channel:
-            pid = os.fork()
+            zygote, pid = os.getpid(), os.fork()
             if pid == 0:
-                _become_engine(channel, control, *private, log=frame.log)
+                _become_engine(channel, control, *private, zygote=zygote, log=frame.log)
         _tell(control, Forked(pid=pid))
     return True
 
@@ -135,12 +184,12 @@ def _tell(control: socket.socket, frame: Frame) -> None:
     control.send(encode_packet(frame))
 
 
-def _become_engine(channel: socket.socket, *parents: socket.socket, log: str) -> None:
+def _become_engine(channel: socket.socket, *parents: socket.socket, zygote: int, log: str) -> None:
     status = 1
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_parent(zygote)
         for parent in parents:
             parent.close()
         if log:
@@ -169,6 +218,7 @@ def _reap(control: socket.socket) -> None:
 def main() -> None:
     """Serve the control socket whose file descriptor is the first argument."""
     with socket.socket(fileno=int(sys.argv[1])) as control:
+        die_with_parent(maker_of(control))
         serve(control)
 
 

@@ -139,6 +139,18 @@ class TestReload:
 
         play(work, **settings)
 
+    def test_every_fresh_engine_renews_its_canary(self, book: CanaryBook, play: Play) -> None:
+        async def work(host: EngineHost) -> None:
+            await host.load(shaped("A"))
+            right = book.get("A")
+            assert right is not None
+            book.put("A", Canary((1,), (-1.0,)))
+            await host.load(apart("B"))
+            assert (await host.load(shaped("A"))).tier == "spawn"
+            assert book.get("A") == right
+
+        play(work)
+
     def test_one_that_keeps_its_weights_is_caught_and_ended(self, tier: Tier, play: Play) -> None:
         async def work(host: EngineHost) -> None:
             await host.load(shaped("B"))
@@ -304,6 +316,43 @@ class TestSleep:
             assert await answers(host, "A")
 
         play(work, max_sleeping=2)
+
+    def test_one_wakes_only_once_the_engine_before_has_given_its_memory_back(self, tier: Tier, play: Play) -> None:
+        async def work(host: EngineHost) -> None:
+            await host.load(apart("A", need=Need(host_bytes=0, gpu_bytes=2 * GIB)))
+            await host.load(apart("B", **ENDLESS))
+            busy = await at_work(host)
+            report = await host.load(apart("A", need=Need(host_bytes=0, gpu_bytes=2 * GIB)))
+            assert (report.tier, report.note, tier.living) == ("wake", "", [report.pid])
+            with pytest.raises(EngineDiedError):
+                await busy
+
+        play(work, max_sleeping=1, free_memory=lambda: Need(host_bytes=0, gpu_bytes=GIB * (2 - len(tier.living))))
+
+    def test_one_that_has_no_room_to_wake_is_started_anew(self, tier: Tier, play: Play) -> None:
+        a = apart("A", need=Need(host_bytes=0, gpu_bytes=2 * GIB))
+
+        async def work(host: EngineHost) -> None:
+            await host.load(a)
+            await host.load(apart("B"))
+            report = await host.load(a)
+            assert (report.tier, report.note.split(" GiB")[0]) == ("spawn", "wake: the engine needs 0.50")
+            assert (tier.living, await answers(host, "A")) == ([report.pid], True)
+
+        def free() -> Need:
+            return Need(host_bytes=0, gpu_bytes=0 if tier.living else 2 * GIB)
+
+        play(work, max_sleeping=1, free_memory=free, memory_timeout_s=0.05)
+
+    def test_one_that_does_not_fall_asleep_in_time_is_ended(self, tier: Tier, play: Play) -> None:
+        async def work(host: EngineHost) -> None:
+            first = await host.load(apart("A"))
+            os.kill(first.pid, signal.SIGSTOP)
+            report = await host.load(apart("B"))
+            assert (report.tier, host.asleep) == ("spawn", [])
+            assert await tier.started[0].ended == -signal.SIGKILL
+
+        play(work, max_sleeping=1, stall_timeout_s=0.5)
 
     def test_a_load_that_is_given_up_while_the_engine_before_falls_asleep_leaves_nothing(
         self, tier: Tier, play: Play

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -351,6 +353,133 @@ class TestZygote:
 
         asyncio.run(asyncio.wait_for(work(), 2 * TIMEOUT_S))
 
+    @pytest.fixture
+    def launcher(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ForkLauncher:
+        (tmp_path / "fake_zygote.py").write_text(self.ZYGOTE)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        return ForkLauncher({}, str(tmp_path / "zygote.log"), module="fake_zygote")
+
+    def test_engines_live_on_when_their_zygote_is_replaced_and_it_ends_with_the_last(
+        self, launcher: ForkLauncher
+    ) -> None:
+        async def work() -> None:
+            before = [await launcher.launch(), await launcher.launch()]
+            zygote = parent_of(before[0].pid)
+            await launcher.learn(["spoils"])
+            after = await launcher.launch()
+            assert parent_of(after.pid) != zygote == parent_of(before[1].pid)
+            for process in before:
+                assert not gone(zygote)
+                assert not process.ended.done()
+                process.kill()
+                assert await process.ended == -signal.SIGKILL
+            while not gone(zygote):
+                await asyncio.sleep(0.01)
+            assert not after.ended.done()
+            await launcher.close()
+            assert await after.ended == -signal.SIGKILL
+
+        asyncio.run(asyncio.wait_for(work(), 2 * TIMEOUT_S))
+
+    def test_a_launch_that_is_given_up_harms_no_other_engine(self, launcher: ForkLauncher) -> None:
+        async def work() -> None:
+            first = await launcher.launch()
+            zygote = parent_of(first.pid)
+            os.kill(zygote, signal.SIGSTOP)
+            launching = asyncio.create_task(launcher.launch())
+            await asyncio.sleep(0.05)
+            launching.cancel()
+            await asyncio.wait([launching])
+            os.kill(zygote, signal.SIGCONT)
+            third = await launcher.launch()
+            assert parent_of(third.pid) == parent_of(first.pid) == zygote
+            assert not first.ended.done()
+            while children_of(zygote) != {first.pid, third.pid}:
+                await asyncio.sleep(0.01)
+            await launcher.close()
+
+        asyncio.run(asyncio.wait_for(work(), 2 * TIMEOUT_S))
+
+
+class TestSpawn:
+    def test_what_an_engine_has_started_ends_with_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "parent_engine.py").write_text(
+            "import subprocess, sys, socket\n"
+            "worker = subprocess.Popen(['sleep', '600'])\n"
+            "with socket.socket(fileno=int(sys.argv[1])) as sock:\n"
+            "    sock.sendall(str(worker.pid).encode())\n"
+            "    sock.recv(1)\n"
+        )
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        spawner = SpawnLauncher("parent_engine", {}, str(tmp_path / "log"))
+
+        async def worker_of(process: EngineProcess) -> int:
+            process.sock.setblocking(False)
+            return int(await asyncio.get_running_loop().sock_recv(process.sock, 100))
+
+        async def work() -> None:
+            killed, ends = await spawner.launch(), await spawner.launch()
+            workers = [await worker_of(process) for process in (killed, ends)]
+            killed.kill()
+            ends.sock.close()
+            assert (await killed.ended, await ends.ended) == (-signal.SIGKILL, 0)
+            while not all(map(ended, workers)):
+                await asyncio.sleep(0.01)
+
+        asyncio.run(asyncio.wait_for(work(), TIMEOUT_S))
+
+    @pytest.mark.parametrize("loading", [True, False], ids=["loads", "has only just been started"])
+    def test_an_engine_that_is_not_ready_ends_with_its_slot(self, loading: bool, tmp_path: Path) -> None:
+        loads = tmp_path / "loads"
+        (tmp_path / "slow_engine.py").write_text(
+            "import time\n"
+            "from pathlib import Path\n"
+            "from actors import engine\n"
+            f"engine._Engine = lambda load: Path({str(loads)!r}).touch() or time.sleep(600)\n"
+            "engine.main()\n"
+        )
+        slot = (
+            "import asyncio\n"
+            "from actors.launcher import SpawnLauncher\n"
+            "from actors.protocol import LoadEngine, encode\n"
+            "async def main():\n"
+            f"    process = await SpawnLauncher('slow_engine', {{}}, {str(tmp_path / 'log')!r}).launch()\n"
+            "    process.sock.sendall(encode(LoadEngine(args={})))\n"
+            "    print(process.pid, flush=True)\n"
+            "    await asyncio.sleep(600)\n"
+            "asyncio.run(main())\n"
+        )
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.getcwd()])}
+        parent = subprocess.Popen([sys.executable, "-c", slot], env=environment, stdout=subprocess.PIPE, text=True)
+        assert parent.stdout is not None
+        engine = int(parent.stdout.readline())
+        deadline = time.monotonic() + TIMEOUT_S
+        while loading and not loads.exists():
+            assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+            time.sleep(0.01)
+        parent.kill()
+        parent.wait()
+        while not ended(engine):
+            assert time.monotonic() < deadline, "the engine is still there"
+            time.sleep(0.01)
+
+
+def status_of(pid: int | str) -> list[str]:
+    """State, parent and more of a process; nothing of one that is not there."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return []
+
+
+def ended(pid: int) -> bool:
+    """Whether a process has ended, be it that nobody has asked for its status yet."""
+    return status_of(pid)[:1] in ([], ["Z"])
+
 
 def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    return int(status_of(pid)[1])
+
+
+def children_of(pid: int) -> set[int]:
+    return {int(p.name) for p in Path("/proc").glob("[0-9]*") if status_of(p.name)[1:2] == [str(pid)]}

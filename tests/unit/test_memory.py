@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from actors import memory, nvml
+from actors import inspection, memory, nvml
 from actors.memory import GIB, Need, engine_need, host_available_bytes, shortage, until_free
 from symoe_ray.core import ResourceError
 
@@ -102,6 +102,15 @@ class Nvml:
             raise NVMLError("Not Found")
         return self.uuids.index(uuid)
 
+    def nvmlDeviceGetName(self, handle: int) -> str:  # noqa: N802
+        return f"H{handle}00"
+
+    def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802
+        return "580.65.06"
+
+    def nvmlSystemGetCudaDriverVersion_v2(self) -> int:  # noqa: N802
+        return 13020
+
     def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:  # noqa: N802
         return SimpleNamespace(free=handle * GIB, total=80 * GIB)
 
@@ -131,6 +140,27 @@ class TestGpu:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         with pytest.raises(ResourceError, match=f"GPU {index}: "):
             memory.gpu_free_bytes(index)
+
+    def test_a_gpu_is_named_with_its_driver(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,1")
+        assert nvml.gpu_and_driver(0) == "H200, driver 580.65.06"
+        with pytest.raises(ResourceError, match="GPU 2: "):
+            nvml.gpu_and_driver(2)
+
+    @pytest.mark.parametrize(("built_for", "fine"), [("12.9", True), ("13.0", True), ("14.1", False), ("", False)])
+    def test_doctor_wants_a_driver_for_the_cuda_of_torch(self, built_for: str, fine: bool) -> None:
+        found = inspection._cuda(built_for)
+        assert (found.fine, bool(found.advice)) == (fine, not fine)
+        assert not built_for or found.value == f"torch is built for {built_for}, the driver runs 13.2"
+
+    def test_doctor_says_that_there_is_no_driver(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Nvml, "nvmlSystemGetCudaDriverVersion_v2", lambda self: self.nvmlDeviceGetHandleByIndex(9))
+        found = inspection._cuda("13.0")
+        assert (found.fine, found.advice) == (False, "the NVIDIA driver does not answer: Invalid Argument")
+
+    def test_the_cuda_of_torch_is_read_without_importing_it(self) -> None:
+        torch = pytest.importorskip("torch")
+        assert inspection._torch_cuda() == (torch.version.cuda or "")
 
     def test_an_engine_on_several_gpus_has_what_the_fullest_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,1")

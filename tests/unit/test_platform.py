@@ -19,6 +19,7 @@ from actors.platform import (
     visible_gpus,
 )
 from symoe_ray.core import ExpertSpec
+from symoe_ray.planning import CAPACITY
 from symoe_ray.settings import EngineSettings
 
 SPEC = ExpertSpec(name="A", model="org/a", max_model_len=2048)
@@ -38,6 +39,9 @@ class TestEngineArguments:
             "dtype": "auto",
             "seed": 0,
             "trust_remote_code": False,
+            "config_format": "hf",
+            "tokenizer_mode": "hf",
+            "load_format": "safetensors",
             "disable_log_stats": True,
             "tensor_parallel_size": 1,
             "enforce_eager": True,
@@ -49,19 +53,31 @@ class TestEngineArguments:
             "max_num_batched_tokens": 2048,
         }
 
-    def test_on_cuda_vllm_sizes_what_is_not_set(self) -> None:
+    def test_on_cuda_vllm_sizes_the_kv_cache(self) -> None:
         assert args(cuda=True) == {
             "model": "/models/a",
             "max_model_len": 2048,
             "dtype": "auto",
             "seed": 0,
             "trust_remote_code": False,
+            "config_format": "hf",
+            "tokenizer_mode": "hf",
+            "load_format": "safetensors",
             "disable_log_stats": True,
             "tensor_parallel_size": 1,
             "enforce_eager": False,
             "distributed_executor_backend": "uni",
+            "max_num_seqs": 256,
+            "max_num_batched_tokens": 8192,
             "gpu_memory_utilization": 0.9,
         }
+
+    def test_a_step_has_room_for_a_token_of_every_sequence(self) -> None:
+        found = args(settings=EngineSettings(max_num_seqs=10_000), cuda=True)
+        assert (found["max_num_seqs"], found["max_num_batched_tokens"]) == (10_000, 10_000)
+
+    def test_a_plan_counts_on_as_many_sequences_as_engines_take(self) -> None:
+        assert {cuda: args(cuda=cuda)["max_num_seqs"] for cuda in (False, True)} == CAPACITY
 
     def test_settings_decide_on_both(self) -> None:
         settings = EngineSettings(
@@ -81,9 +97,11 @@ class TestEngineArguments:
         assert args(settings=EngineSettings(enforce_eager=eager), cuda=cuda)["enforce_eager"] is eager
 
     def test_the_experts_own_arguments_win(self) -> None:
-        spec = replace(SPEC, engine_args={"dtype": "float16", "enforce_eager": True, "quantization": "fp8"})
-        found = args(spec, EngineSettings(dtype="float32"), cuda=True)
-        assert (found["dtype"], found["enforce_eager"], found["quantization"]) == ("float16", True, "fp8")
+        own = {
+            "dtype": "float16", "enforce_eager": True, "quantization": "fp8", "max_num_seqs": 512,
+            "max_num_batched_tokens": 16384, "load_format": "bitsandbytes", "tokenizer_mode": "mistral",
+        }  # fmt: skip
+        assert own.items() <= args(replace(SPEC, engine_args=own), EngineSettings(dtype="float32"), cuda=True).items()
 
     def test_an_engine_over_several_gpus_has_processes_of_its_own(self) -> None:
         found = args(replace(SPEC, tensor_parallel_size=2), cuda=True)
@@ -138,6 +156,10 @@ class TestEnvironment:
     def test_no_zygote_asks_the_hub_once_weights_are_here(self) -> None:
         assert engine_environment(offline=True)["HF_HUB_OFFLINE"] == "1"
         assert "HF_HUB_OFFLINE" not in engine_environment(offline=False)
+
+    def test_gpus_are_counted_as_nvml_and_ray_count_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+        assert engine_environment(offline=True)["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
     def test_engines_are_one_process_and_quiet(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("VLLM_LOGGING_LEVEL", raising=False)

@@ -27,6 +27,16 @@ def test_what_no_engine_loads_is_left_alone(tmp_path: Path) -> None:
     assert read_ahead(tmp_path) == 0
 
 
+def test_weights_that_are_there_a_second_time_are_read_once(tmp_path: Path) -> None:
+    (tmp_path / "consolidated.safetensors").write_bytes(bytes(100))
+    (tmp_path / "model-1.safetensors").write_bytes(bytes(20))
+    assert read_ahead(tmp_path) == 20
+    index = '{"weight_map": {"w": "model-2.safetensors"}}'
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    (tmp_path / "model-2.safetensors").write_bytes(bytes(5))
+    assert read_ahead(tmp_path) == 5 + len(index)
+
+
 def test_a_folder_of_links_is_read_through(tmp_path: Path) -> None:
     (tmp_path / "snapshot").mkdir()
     (tmp_path / "blob").write_bytes(bytes(7))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections import deque
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,3 +67,43 @@ def test_a_zygote_ends_when_the_other_side_has_gone(ends: tuple[socket.socket, s
     ours, theirs = ends
     ours.close()
     assert not zygote._obey(theirs, deque())
+
+
+class TestOnGpus:
+    """What might initialise CUDA is tried in a child; here threads stand for CUDA."""
+
+    SPOILS = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+
+    @pytest.fixture(autouse=True)
+    def gpus(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(zygote, "_has_gpus", lambda: True)
+        monkeypatch.setattr(zygote, "_settle", lambda: "")
+
+    def test_a_module_that_spoils_is_left_to_the_engines(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.syspath_prepend(str(tmp_path))
+        for name, text in (("symoe_good", ""), ("symoe_spoils", self.SPOILS)):
+            (tmp_path / f"{name}.py").write_text(text)
+        assert zygote.learn(["symoe_good", "symoe_spoils"]) == ""
+        assert "symoe_good" in sys.modules
+        assert "symoe_spoils" not in sys.modules
+        assert "zygote: symoe_spoils is left to the engines: the zygote has 2 threads" in capfd.readouterr().err
+
+    @pytest.mark.parametrize("spoils", [False, True])
+    def test_an_engine_is_prepared_where_that_does_no_harm(self, spoils: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        prepared: list[dict[str, Any]] = []
+
+        def prepare(args: dict[str, Any]) -> None:
+            prepared.append(args)
+            if spoils:
+                exec(self.SPOILS)
+
+        monkeypatch.setattr(zygote, "_prepare", prepare)
+        assert zygote.prepare(ENGINES[0]) == ""
+        assert prepared == ([] if spoils else ENGINES[:1])
+
+    def test_a_gpu_that_a_child_cannot_use_is_a_reason_to_fork_nothing(self) -> None:
+        pytest.importorskip("torch")
+        assert zygote.gpu_in_a_fork("cpu") == ""
+        assert zygote.gpu_in_a_fork("no such device").startswith("a forked process cannot use the GPU: RuntimeError: ")
