@@ -7,18 +7,23 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
 
+from actors.placing import nodes
 from symoe_ray.core import ResourceError
 from symoe_ray.settings import Settings
+from symoe_ray.slot_places import Place, SlotRule, anywhere, check_room, sizes_of
 
 DATA_CPUS = 2
 _LOGS = ("worker-*.out", "worker-*.err", "raylet.err", "gcs_server.err", "ray-data/*.log")
+HEAD_LOST_S = 5  # nobody starts the head of a run's own cluster again: Ray would wait a minute for it
+_RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for a job's driver
+_PASSED_ON = ("HF_TOKEN", "HF_HOME", "HF_ENDPOINT", "SYMOE_CACHE")
 _QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_DATA_LOG_LEVEL": "ERROR",
@@ -28,12 +33,12 @@ _QUIET = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SlotPlan:
-    """How many slots, and how many GPUs each holds (0: CPU slots)."""
+    """Where slots are started, and what nodes that join later get (None: nothing)."""
 
-    slots: int
-    gpus_per_slot: int
+    places: tuple[Place, ...]
+    rule: SlotRule | None = None
 
 
 @contextmanager
@@ -60,13 +65,15 @@ def _connected(settings: Settings, logs: Path | None) -> Iterator[None]:
         context = ray.init(
             address="local", include_dashboard=settings.cluster.dashboard,
             num_cpus=settings.cluster.num_cpus or max(DATA_CPUS, os.cpu_count() or 1),
-            object_store_memory=settings.cluster.object_store_bytes or None, **common,
+            object_store_memory=settings.cluster.object_store_bytes or None,
+            _system_config={"gcs_rpc_server_reconnect_timeout_s": HEAD_LOST_S}, **common,
         )  # fmt: skip
         session = context.address_info["session_dir"]
     else:
         where = os.environ.get("RAY_ADDRESS", "auto") if address == "local" else address
         try:
-            ray.init(address=where, **common)
+            passed_on = driver_environment(os.environ)
+            ray.init(address=where, runtime_env={"env_vars": passed_on} if passed_on else None, **common)
         except ConnectionError as error:
             raise ResourceError(f"no Ray cluster answers at {where!r} (cluster.address): {error}") from error
     for number, handler in handlers.items():  # ray.init puts its own one at SIGTERM, which prints a stack trace
@@ -81,6 +88,16 @@ def _connected(settings: Settings, logs: Path | None) -> Iterator[None]:
             shutil.rmtree(session, ignore_errors=True)
 
 
+def driver_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What of the driver's environment must hold on other nodes, too: where models are and how engines run.
+
+    A Ray job has had it passed on already, with its own runtime environment.
+    """
+    if _RAY_JOB in environment:
+        return {}
+    return {name: value for name, value in environment.items() if name in _PASSED_ON or name.startswith("VLLM_")}
+
+
 def _keep_logs(source: Path, target: Path) -> None:
     """Copy what Ray's workers and Ray Data have written, where they have written anything."""
     for pattern in _LOGS:
@@ -92,14 +109,23 @@ def _keep_logs(source: Path, target: Path) -> None:
 
 
 def slot_plan(settings: Settings) -> SlotPlan:
-    """The slots that the settings ask for and the cluster has; ResourceError where it has too few GPUs."""
-    size = max(e.tensor_parallel_size for e in settings.pool.experts)
-    there = int(ray.cluster_resources().get("GPU", 0))
-    if settings.engine.kind == "fake" or (there == 0 and settings.gpus == 0):
-        return SlotPlan(slots=settings.gpus or settings.engine.slots, gpus_per_slot=0)
-    wanted = settings.gpus or there
-    if wanted > there:
-        raise ResourceError(f"gpus={wanted} was asked for, but the cluster has {there}")
-    if wanted < size:
-        raise ResourceError(f"an expert needs tensor_parallel_size={size} GPUs, but only {wanted} may be used")
-    return SlotPlan(slots=wanted // size, gpus_per_slot=size)
+    """The slots that the settings ask for and the cluster has; ResourceError where an expert fits into none of them.
+
+    With GPUs they are cut to the sizes of the engines. Without, each node has `engine.slots` on its CPU; fake engines
+    that are given a number of GPUs which are not there take as many slots, wherever Ray puts them.
+    """
+    experts, here = settings.pool.local, nodes()
+    if not experts:
+        return SlotPlan(places=())
+    there, fake = sum(node.gpus for node in here), settings.engine.kind == "fake"
+    if fake and settings.gpus > there:
+        return SlotPlan(places=anywhere(settings.gpus))
+    if (fake or not there) and not settings.gpus:
+        rule = SlotRule(cpu_slots=settings.engine.slots)
+        return SlotPlan(places=rule.places(here) or anywhere(settings.engine.slots), rule=rule)
+    if settings.gpus > there:
+        raise ResourceError(f"gpus={settings.gpus} was asked for, but the cluster has {there}")
+    rule = SlotRule(sizes=sizes_of(experts), gpus=settings.gpus)
+    places = rule.places(here)
+    check_room(experts, places, here, settings.gpus)
+    return SlotPlan(places=places, rule=rule)

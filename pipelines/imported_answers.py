@@ -31,6 +31,7 @@ def recruits(run: Run, reference: ReferenceFolder) -> dict[str, int]:
         same[str(seed)] = sum(a == b for a, b in zip(table["experts"].to_pylist(), stored, strict=True))
         table = table.set_column(column, RECRUITS.field(column), pa.array(stored, RECRUITS.field(column).type))
         run.storage.delete(folder)
+        run.storage.delete(run.seed_folder(seed) + "seats")
         run.storage.write_table(f"{folder}/part-imported.parquet", table.cast(RECRUITS))
         if same[str(seed)] < len(stored):
             run.warn(

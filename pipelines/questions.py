@@ -19,6 +19,7 @@ from symoe_ray.tasks import TaskData, load_task
 SPLITS = ("validation", "test")
 STAGE = "questions"
 SPLIT_SHARDS = 1_000_000
+MANY_SHARDS = 128
 
 
 def load_questions(settings: Settings) -> TaskData:
@@ -48,20 +49,27 @@ def run_stage(run: Run) -> None:
         return
     run.storage.delete("questions")
     for number, (split, questions) in enumerate(zip(SPLITS, (data.validation, data.test), strict=True)):
-        count = run.manifest["shards"].setdefault(split, max(1, math.ceil(len(questions) / SHARD_ROWS)))
-        shards = defaultdict(list)
+        count = run.manifest["shards"].setdefault(split, shards_for(len(questions)))
+        shards: dict[int, list[int]] = defaultdict(list)
         for position, question in enumerate(questions):
-            shard = number * SPLIT_SHARDS + int(uniform("shard", question.id) * count)
-            shards[shard].append(question_row(question, split, shard, position))
-        for shard, rows in sorted(shards.items()):
+            shards[number * SPLIT_SHARDS + int(uniform("shard", question.id) * count)].append(position)
+        for shard, positions in sorted(shards.items()):
+            rows = (question_row(questions[position], split, shard, position) for position in positions)
             run.storage.write_table(f"questions/{split}/part-{shard:07d}.parquet", table_of(rows, QUESTIONS))
-    run.done(STAGE, inputs, validation=len(data.validation), test=len(data.test), warnings=run.warnings)
+    counts = {"validation": len(data.validation), "test": len(data.test), "test_in_all": data.test_in_all}
+    run.done(STAGE, inputs, **counts, warnings=run.warnings)
 
 
 def read_questions(storage: Storage, split: str) -> list[tuple[Question, int]]:
     """All questions of a split with their shards, in file order."""
     table = storage.read_tables(storage.names(f"questions/{split}", ".parquet"), QUESTIONS).sort_by("position")
     return [(question_of(row), row["shard"]) for row in table.to_pylist()]
+
+
+def shards_for(questions: int) -> int:
+    """How many shards: of `SHARD_ROWS` rows, and where these would be many, of up to eight times as many rows."""
+    many = max(MANY_SHARDS, math.ceil(questions / (8 * SHARD_ROWS)))
+    return max(1, min(math.ceil(questions / SHARD_ROWS), many))
 
 
 def _content(question: Question) -> list[object]:

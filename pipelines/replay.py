@@ -92,7 +92,7 @@ def _variants(
         profiles = _profiles(storage, own, settings)
         known = digest(own.embedding_model, sorted({skill for profile in profiles for skill in profile.scores}))
         if known not in maps:
-            maps[known] = skill_map(storage, asked, profiles, embed)
+            maps[known] = skill_map(storage, (s for _, skills in asked for s in skills), profiles, embed)
         found.append(_variant(storage, changes, own, asked, profiles, maps[known]))
     return found
 

@@ -111,7 +111,7 @@ def _recruited(
     stages: Mapping[str, Any] = sources[0].read_json(MANIFEST, {"stages": {}})["stages"]
     facts = stages.get("recruit", {}).get("seeds", {}).get(str(seed), {})
     kept: Sequence[str] = facts.get("kept") or sorted(book)
-    mapping = skill_map(sources[0], [(question.id, skills)], profiles, embedder_of(settings))
+    mapping = skill_map(sources[0], skills, profiles, embedder_of(settings))
     rules = RoutingRules.from_settings(settings, seed)
     return Router(profiles, rules).recruit([(question.id, skills)], mapping, kept=kept).recruitment(0), kept
 

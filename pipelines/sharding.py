@@ -9,13 +9,13 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipelines.run import Run
 from symoe_ray.ledger import Chunk, Commits, missing_chunks
 from symoe_ray.length_estimates import expected_tokens
+from symoe_ray.shard_files import in_shards, of_shards
 from symoe_ray.storage import Storage
-from symoe_ray.tables import REQUESTS, table_of
+from symoe_ray.tables import REQUESTS, SEATS, table_of
 
 SHARD_ROWS = 512
 LIKE = {"answer": "profile", "aggregate": "bench-aggregators"}  # stage -> an earlier one with prompts of its kind
@@ -39,11 +39,8 @@ def generate(
             run.save()
         run.storage.delete(f"requests/{stage}")
         schema = REQUESTS.append(pa.field("expert", pa.string()))
-        _execute(run, splits, build, schema, f"requests/{stage}", partition_by="expert")
-        run.manifest["requests"][stage] = {
-            "inputs": inputs,
-            "files": run.storage.names(f"requests/{stage}", ".parquet"),
-        }
+        made = _execute(run, splits, build, schema, f"requests/{stage}", partition_by="expert")
+        run.manifest["requests"][stage] = {"inputs": inputs, "files": made}
         run.save()
     files: dict[str, list[str]] = {}
     for name in run.manifest["requests"][stage]["files"]:
@@ -57,15 +54,16 @@ def generate(
             f"{stage}: {summary.rows} requests in {summary.seconds:.1f} s, {summary.completion_tokens} tokens"
             + (f", {summary.failed} failed" if summary.failed else "")
         )
-    return Commits(run.storage).names(stage)
+    commits = Commits(run.storage)
+    commits.compact(stage)
+    return commits.names(stage)
 
 
 def collect(run: Run, folder: str, splits: tuple[str, ...], function: Collect, schema: pa.Schema) -> list[str]:
     """Write the table that `function` makes of each shard of questions; returns its files."""
     run.start_ray()
     run.storage.delete(folder)
-    _execute(run, splits, function, schema, folder)
-    return run.storage.names(folder, ".parquet")
+    return _execute(run, splits, function, schema, folder)
 
 
 def question_files(storage: Storage, splits: Iterable[str]) -> list[str]:
@@ -75,24 +73,32 @@ def question_files(storage: Storage, splits: Iterable[str]) -> list[str]:
 
 def rows_of_shards(storage: Storage, folder: str, schema: pa.Schema, questions: Rows) -> Rows:
     """The rows of a stage's table that belong to the same shards as some questions."""
-    shards = pa.array(sorted({row["shard"] for row in questions}), pa.int32())
-    tables = [
-        storage.read_table(name, filters=pc.field("shard").isin(shards)) for name in storage.names(folder, ".parquet")
-    ]
-    rows: Rows = [row for table in tables for row in table.cast(schema).to_pylist()]
-    return rows
+    shards = {row["shard"] for row in questions}
+    files = of_shards(storage.names(folder, ".parquet"), shards)
+    tables = (storage.read_table(name, schema.names, in_shards(shards)) for name in files)
+    return [row for table in tables for row in table.cast(schema).to_pylist()]
+
+
+def seats_of(storage: Storage, folder: str, questions: Rows) -> dict[str, dict[str, Any]]:
+    """Question -> its `SEATS` row, of a seed's folder ("" or "seed=<N>/")."""
+    name = "seats" if storage.exists(f"{folder}seats") else "recruits"  # which an imported run has alone
+    return {row["question_id"]: row for row in rows_of_shards(storage, folder + name, SEATS, questions)}
 
 
 def _execute(
     run: Run, splits: tuple[str, ...], function: Collect, schema: pa.Schema, folder: str, partition_by: str = ""
-) -> None:
+) -> list[str]:
+    """Map the questions' shards; returns the files, which are all that is in the folder then."""
     storage = run.storage
     files = question_files(storage, splits)
     if not files:
-        return
+        return []
     from pipelines.ray_data import map_parquet
 
-    map_parquet(storage, files, partial(_on_batch, storage.uri, function, schema), folder, partition_by)
+    written = map_parquet(storage, files, partial(_on_batch, storage.uri, function, schema), folder, partition_by)
+    for stray in set(storage.names(folder, ".parquet")) - set(written):  # a worker of a driver that is dead
+        storage.delete(stray)
+    return written
 
 
 def _on_batch(uri: str, function: Collect, schema: pa.Schema, batch: pa.Table) -> pa.Table:

@@ -8,8 +8,9 @@ the renormalised weights of the experts not yet seated.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -92,6 +93,13 @@ def recruit(
     return Router(profiles, rules).recruit(questions, mapping, kept=kept)
 
 
+class Staying(NamedTuple):
+    """The experts that are not trimmed, in name order, and 1 if trimming had to be turned off."""
+
+    kept: tuple[str, ...]
+    trimming_off: int
+
+
 class Router:
     """The profiles of a pool, ready for recruiting by some rules. With sampler=reference their order matters."""
 
@@ -138,7 +146,7 @@ class Router:
             seats = draws.fill(np.full((len(questions), rules.k), -1, dtype=np.int16), everyone)
         counts: dict[str, int] = {}
         if kept is None:
-            stay, counts["trimming_off"] = _staying(seats, len(self.experts), rules)
+            stay, counts["trimming_off"] = self._staying(self._seats_of(seats))
         if not stay.all():
             emptied = np.where(stay[seats], seats, np.int16(-1))
             counts["redrawn_seats"] = int((emptied < 0).sum())
@@ -154,6 +162,30 @@ class Router:
             suitability=np.where(present, scores, np.nan), weights=chances, seats=seats, fallback=fallback,
             kept=self._named(stay), trimmed=self._named(~stay), counts={n: c for n, c in counts.items() if c},
         )  # fmt: skip
+
+    def staying(self, batches: Iterable[Sequence[tuple[str, Sequence[str]]]], mapping: SkillMap) -> Staying:
+        """Who stays when the questions of all batches are seated, by the hash sampler.
+
+        Recruiting each batch with these `kept` gives the seats that recruiting all questions at once gives.
+        """
+        counts = np.zeros(len(self.experts), dtype=np.int64)
+        if self._rules.trim_threshold:
+            for batch in batches:
+                counts += self._seats_of(self.recruit(batch, mapping, kept=self.experts).seats)
+        stay, trimming_off = self._staying(counts)
+        return Staying(self._named(stay), trimming_off)
+
+    def _seats_of(self, seats: np.ndarray) -> np.ndarray:
+        """How many seats each expert has."""
+        return np.bincount(seats.ravel(), minlength=len(self.experts))
+
+    def _staying(self, counts: np.ndarray) -> tuple[np.ndarray, int]:
+        """Which experts are not trimmed, and 1 if trimming had to be turned off."""
+        everyone, rules = np.ones(len(self.experts), dtype=bool), self._rules
+        if not rules.trim_threshold or not counts.sum():
+            return everyone, 0
+        stay = counts / counts.sum() >= rules.trim_threshold
+        return (stay, 0) if stay.sum() >= (1 if rules.replacement else rules.k) else (everyone, 1)
 
     def _suitability(
         self, questions: Sequence[tuple[str, Sequence[str]]], mapping: SkillMap
@@ -247,12 +279,3 @@ class _Draws:
         taken: np.ndarray = np.zeros((len(seats), len(self._gamma) + 1), dtype=bool)  # the last column: nobody
         np.put_along_axis(taken, seats.astype(np.int64) % taken.shape[1], values=True, axis=1)
         return taken[:, :-1]
-
-
-def _staying(seats: np.ndarray, num_experts: int, rules: RoutingRules) -> tuple[np.ndarray, int]:
-    """Which experts are not trimmed, and 1 if trimming had to be turned off."""
-    everyone = np.ones(num_experts, dtype=bool)
-    if not rules.trim_threshold or not seats.size:
-        return everyone, 0
-    stay = np.bincount(seats.ravel(), minlength=num_experts) / seats.size >= rules.trim_threshold
-    return (stay, 0) if stay.sum() >= (1 if rules.replacement else rules.k) else (everyone, 1)

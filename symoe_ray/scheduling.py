@@ -1,9 +1,10 @@
 """Which slot works on which expert's requests next: a pure function of what the pool knows, for batch and online.
 
 A slot keeps its engine while there is work for it. An empty one takes the group that would end last and has fewer hosts
-than it should (`water_filling`); where all have theirs it helps with what would end last, if that pays for the load. A
-slot whose work runs out prepares its next engine while the last rows are written. `decide` is asked about one slot
-whose state changed and looks at no other, so a decision costs the same on 1 slot and on 512.
+than it should (`water_filling`), of those that need the most GPUs if they differ; where all have theirs it helps with
+what would end last, if that pays for the load. A slot whose work runs out prepares its next engine while the last rows
+are written. `decide` is asked about one slot whose state changed and looks at no other, so a decision costs the same on
+1 slot and on 512.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def decide(
         return None
     if online is not None:
         return decide_online(slot, groups, costs, slots=slots, max_rows=max_rows, online=online)
-    if _waits(groups, slot.resident) and not _is_surplus(slot, groups, costs, slots):
+    if _waits(groups, slot.resident) and not (_is_surplus(slot, groups, costs, slots) or _is_too_wide(slot, groups)):
         rows = _lease_rows(slot, groups[slot.resident], groups, costs, slots, max_rows)
         return Lease(slot.id, slot.resident, rows) if rows else None
     if slot.rows:
@@ -84,6 +85,19 @@ def _is_surplus(slot: SlotView, groups: Mapping[str, GroupView], costs: Costs, s
     if slot.rows or own.hosts < 2 or all(g.hosts for g in groups.values() if g.rows and _can(slot, g)):
         return False
     return own.hosts > hosts_wanted(groups.values(), costs, slots=slots, capacity=slot.capacity)[own.key]
+
+
+def _is_too_wide(slot: SlotView, groups: Mapping[str, GroupView]) -> bool:
+    """Whether a group without a host needs more GPUs than the slot's own engine, and the slot has them."""
+    own = groups[slot.resident].tensor_parallel_size
+    return any(g.rows and not g.hosts and g.tensor_parallel_size > own and _can(slot, g) for g in groups.values())
+
+
+def _widest(groups: Iterable[GroupView]) -> list[GroupView]:
+    """Those that need the most GPUs: fewer slots can hold them than can hold the others."""
+    among = list(groups)
+    most = max((g.tensor_parallel_size for g in among), default=1)
+    return [g for g in among if g.tensor_parallel_size == most]
 
 
 def _can(slot: SlotView, group: GroupView) -> bool:
@@ -153,7 +167,7 @@ def _prepare(
     unhosted = [g for g in groups.values() if g.rows and not g.hosts and _can(slot, g) and g.key not in slot.had]
     if not unhosted:
         return None
-    key = _pick(slot, unhosted, groups, costs, slots, then)
+    key = _pick(slot, _widest(unhosted), groups, costs, slots, then)
     resident = groups.get(slot.resident)
     if slots > 1 and slot.since_lease_s is not None and resident is not None and slot.rows > FEW_ROWS:
         tail_s = costs.of(slot.resident).step_s * resident.longest - slot.since_lease_s
@@ -179,7 +193,7 @@ def _next_key(slot: SlotView, groups: Mapping[str, GroupView], costs: Costs, slo
         if not g.hosts or (g.hosts < wanted[g.key] and (g.is_fresh or _help_gain_s(slot, g, groups, costs) > 0))
     ]
     if lacking:
-        return _pick(slot, lacking, groups, costs, slots, then)
+        return _pick(slot, _widest(lacking), groups, costs, slots, then)
     helped = [g for g in new if not g.running_rows or _help_gain_s(slot, g, groups, costs) > 0]
     if helped:
         return max(helped, key=lambda g: (_end_s(g, costs, slot.capacity, g.hosts), g.key)).key

@@ -1,7 +1,8 @@
 """A folder on any pyarrow filesystem, with whole-file writes that are either there or not.
 
 A local write goes to a temporary name, is flushed to the disk and renamed; on an object store one PUT is atomic
-already.
+already. An address may carry the filesystem's options, which travel with it to every node:
+`s3://bucket/runs?endpoint_override=127.0.0.1:9000&scheme=http`. Keys belong into each node's environment or role.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +22,27 @@ from pyarrow import fs as pafs
 
 from symoe_ray.core import InputError
 
+READERS = 16
+
+
+def below(address: str, name: str) -> str:
+    """The address of something in a folder: a local path, or an address with or without options."""
+    folder, mark, options = address.partition("?") if "://" in address else (address, "", "")
+    return f"{folder.rstrip('/')}/{name}{mark}{options}"
+
 
 class Storage:
-    """The folder at `uri`: a local path, or s3://, gs://, ... Paths given to its methods are relative to it."""
+    """The folder at `uri`: a local path, s3://, gs://, abfs://, ... Paths given to its methods are relative to it."""
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().resolve())
+        self.uri = below(uri, "").replace("/?", "?").rstrip("/") if "://" in uri else _local(uri)
+        self._appended: dict[str, int] = {}
         try:
             if "://" in uri:
                 self.filesystem, self.root = pafs.FileSystem.from_uri(self.uri)
             else:
-                self.filesystem, self.root = pafs.LocalFileSystem(), str(Path(self.uri).expanduser().resolve())
-        except (pa.ArrowInvalid, OSError) as error:
+                self.filesystem, self.root = pafs.LocalFileSystem(), self.uri
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ImportError, OSError) as error:
             raise InputError(f"{uri!r} is no folder that can be used: {error}") from error
 
     @property
@@ -51,7 +63,14 @@ class Storage:
         selector = pafs.FileSelector(self.path(folder) if folder else self.root, recursive=True, allow_not_found=True)
         found = (i.path for i in self.filesystem.get_file_info(selector) if i.type == pafs.FileType.File)
         cut = len(self.root.rstrip("/")) + 1
-        return sorted(p[cut:] for p in found if p.endswith(suffix) and not Path(p).name.startswith("."))
+        return sorted(p[cut:] for p in found if p.endswith(suffix) and not p.rsplit("/", 1)[-1].startswith("."))
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """The files below `folder` with their sizes in bytes."""
+        selector = pafs.FileSelector(self.path(folder), recursive=True, allow_not_found=True)
+        cut = len(self.root.rstrip("/")) + 1
+        found = self.filesystem.get_file_info(selector)
+        return {i.path[cut:]: i.size for i in found if i.type == pafs.FileType.File}
 
     def delete(self, name: str) -> None:
         """Remove a file or a folder with all that is in it; nothing happens where there is none."""
@@ -65,6 +84,14 @@ class Storage:
         """The whole file; FileNotFoundError where there is none."""
         with self.filesystem.open_input_stream(self.path(name)) as stream:
             return bytes(stream.read())
+
+    def read_many(self, names: Iterable[str]) -> Iterator[bytes]:
+        """The whole files, in that order; on an object store `READERS` at a time."""
+        if self.is_local:
+            yield from map(self.read_bytes, names)
+            return
+        with ThreadPoolExecutor(READERS) as readers:
+            yield from readers.map(self.read_bytes, names)
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write the whole file at once: readers see the old one or the new one, never a part."""
@@ -104,20 +131,36 @@ class Storage:
             with target.open("a", encoding="utf-8") as file:
                 file.write(text)
             return
-        count = len(self.names(f"{name}.parts"))
+        count = self._appended.get(name)
+        if count is None:
+            parts = self.names(f"{name}.parts")
+            count = int(parts[-1].rsplit("/", 1)[1].split("-")[0]) + 1 if parts else 0
+        self._appended[name] = count + 1
         self.write_bytes(f"{name}.parts/{count:06d}-{uuid.uuid4().hex[:8]}", text.encode())
 
     def read_text(self, name: str) -> str:
         """What `append_text` has written so far; "" where nothing was."""
-        if self.exists(name):
-            return self.read_bytes(name).decode()
-        return "".join(self.read_bytes(part).decode() for part in self.names(f"{name}.parts"))
+        text = self.read_bytes(name).decode() if self.exists(name) else ""
+        if self.is_local:
+            return text
+        parts = (part.decode() for part in self.read_many(self.names(f"{name}.parts")))
+        return text + "".join(part for part in parts if part not in text)  # which a cut-off `compact_text` has left
 
-    def write_table(self, name: str, table: pa.Table) -> None:
-        """Write a Parquet file at once."""
+    def compact_text(self, name: str) -> None:
+        """Make one file of the parts that `append_text` has written; nobody else may append meanwhile."""
+        parts = [] if self.is_local else self.names(f"{name}.parts")
+        if parts:
+            self.write_bytes(name, self.read_text(name).encode())
+            for part in parts:
+                self.delete(part)
+
+    def write_table(self, name: str, table: pa.Table) -> int:
+        """Write a Parquet file at once; returns its size in bytes."""
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
-        self.write_bytes(name, sink.getvalue().to_pybytes())
+        data = sink.getvalue().to_pybytes()
+        self.write_bytes(name, data)
+        return len(data)
 
     def read_table(self, name: str, columns: list[str] | None = None, filters: pc.Expression | None = None) -> pa.Table:
         """Read one Parquet file: all of it, or these columns, and the rows that a filter lets through."""
@@ -130,3 +173,7 @@ class Storage:
         wanted = pa.schema([schema.field(c) for c in columns]) if columns else schema
         tables = [self.read_table(name, columns).cast(wanted) for name in names]
         return pa.concat_tables(tables) if tables else wanted.empty_table()
+
+
+def _local(path: str) -> str:
+    return str(Path(path).expanduser().resolve())

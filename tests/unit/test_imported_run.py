@@ -44,14 +44,17 @@ class Imported:
 
 def in_this_process(
     storage: Storage, files: list[str], function: Callable[[pa.Table], pa.Table], folder: str, partition_by: str = ""
-) -> None:
+) -> list[str]:
     """What `pipelines.ray_data.map_parquet` does, without Ray."""
+    written = []
     for number, file in enumerate(files):
         table = function(storage.read_table(file))
         for value in sorted(set(table[partition_by].to_pylist())) if partition_by else [None]:
             own = table if value is None else table.filter(pc.field(partition_by) == value).drop([partition_by])
             place = folder if value is None else f"{folder}/{partition_by}={value}"
-            storage.write_table(f"{place}/part-{number:06d}.parquet", own)
+            written.append(f"{place}/part-{number:06d}.parquet")
+            storage.write_table(written[-1], own)
+    return written
 
 
 def symoe(*arguments: str) -> None:

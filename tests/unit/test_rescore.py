@@ -69,15 +69,18 @@ class LocalPool:
 
 def map_here(
     storage: Storage, files: list[str], function: Callable[[pa.Table], pa.Table], folder: str, partition_by: str = ""
-) -> None:
+) -> list[str]:
     """`pipelines.ray_data.map_parquet` without Ray."""
+    written = []
     for number, file in enumerate(files):
         table = function(storage.read_table(file))
         values = pc.unique(table[partition_by]).to_pylist() if partition_by else [""]
         for value in values:
             own = table.filter(pc.equal(table[partition_by], value)).drop_columns(partition_by) if value else table
             at = f"{folder}/{partition_by}={value}" if value else folder
-            storage.write_table(f"{at}/part-{number}.parquet", own)
+            written.append(f"{at}/part-{number}.parquet")
+            storage.write_table(written[-1], own)
+    return written
 
 
 @pytest.fixture(scope="module")

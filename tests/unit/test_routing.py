@@ -249,6 +249,22 @@ class TestTrimming:
         assert last.experts == tuple("a" if uniform(0, "last", s, "redraw") < 9 / 13 else "b" for s in range(3))
         assert after.counts == {"redrawn_seats": 3, "none_positive": 1}
 
+    @pytest.mark.parametrize("threshold", [0.0, 0.05, 0.9])
+    @pytest.mark.parametrize("replacement", [True, False])
+    def test_batches_have_the_seats_that_all_questions_at_once_have(self, threshold: float, replacement: bool) -> None:
+        mapping = itself("x", "z", "only")
+        chosen = rules(trim_threshold=threshold, replacement=replacement, k=2)
+        router = Router(self.EXPERTS, chosen)
+        whole = router.recruit(self.QUESTIONS, mapping)
+        batches = [self.QUESTIONS[i : i + 7] for i in range(0, len(self.QUESTIONS), 7)]
+        kept, trimming_off = router.staying(batches, mapping)
+        parts = [router.recruit(batch, mapping, kept=kept) for batch in batches]
+        assert [seat for part in parts for seat in seats(part)] == seats(whole)
+        assert (kept, parts[0].trimmed) == (whole.kept, whole.trimmed)
+        counts = sum((Counter(part.counts) for part in parts), Counter())
+        counts["trimming_off"] += trimming_off
+        assert +counts == whole.counts
+
     def test_keeps_an_expert_that_has_just_its_share(self) -> None:
         assert self.recruit(trim_threshold=3 / 120).trimmed == ()
 

@@ -452,3 +452,28 @@ class TestOnlineRun:
         assert max(ours.waits_s) <= 60.0
         assert ours.swaps < fifo.swaps
         assert sum(ours.waits_s) / len(arrivals) < sum(fifo.waits_s) / len(arrivals)
+
+
+class TestSizes:
+    """Slots of several sizes: a wide one is kept for what needs it."""
+
+    def test_a_wide_slot_takes_what_only_it_can_hold_first(self) -> None:
+        wide, long = group("wide", rows=10, tensor_parallel_size=4), group("long", rows=5000)
+        found = answer(slot(tensor_parallel_size=4), wide, long, slots=3)
+        assert isinstance(found, Lease)
+        assert found.key == "wide"
+        assert answer(slot(tensor_parallel_size=1), wide, slots=3) is None
+
+    def test_it_leaves_its_small_engine_to_others_when_a_wide_one_is_wanted(self) -> None:
+        small, wide = group("small", rows=500, hosts=2), group("wide", rows=10, tensor_parallel_size=4)
+        found = answer(slot("small", had=frozenset({"small"}), tensor_parallel_size=4), small, wide, slots=2)
+        assert isinstance(found, Lease)
+        assert found.key == "wide"
+        found = answer(slot("small", had=frozenset({"small"}), tensor_parallel_size=1), small, wide, slots=2)
+        assert isinstance(found, Lease)
+        assert found.key == "small"
+
+    def test_it_helps_with_small_ones_when_nothing_wide_is_left(self) -> None:
+        found = answer(slot(tensor_parallel_size=4), group("small"), slots=2)
+        assert isinstance(found, Lease)
+        assert found.key == "small"

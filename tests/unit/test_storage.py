@@ -191,3 +191,37 @@ class TestAddresses:
     def test_an_unknown_kind_of_address_is_refused(self) -> None:
         with pytest.raises(InputError, match="'nowhere://bucket/run' is no folder that can be used"):
             Storage("nowhere://bucket/run")
+
+
+class TestCompactText:
+    """On an object store: one file of the parts, in the order in which they were appended."""
+
+    @pytest.fixture
+    def parts(self, tmp_path: Path) -> Storage:
+        (tmp_path / "log.parts").mkdir()
+        return far(tmp_path)
+
+    def test_what_is_appended_before_and_after_is_read_in_order(self, parts: Storage) -> None:
+        for number in range(12):
+            parts.append_text("log", f"{number}\n")
+        parts.compact_text("log")
+        assert parts.names() == ["log"]
+        Storage.append_text(parts, "log", "12\n")
+        later = far(Path(parts.root))
+        later.append_text("log", "13\n")
+        assert later.read_text("log").split() == [str(n) for n in range(14)]
+        later.compact_text("log")
+        assert later.read_text("log").split() == [str(n) for n in range(14)]
+        assert later.names() == ["log"]
+
+    def test_one_that_is_cut_off_repeats_nothing(self, parts: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+        parts.append_text("log", "a\n")
+        parts.append_text("log", "b\n")
+        monkeypatch.setattr(parts, "delete", lambda _: None)
+        parts.compact_text("log")
+        assert parts.read_text("log") == "a\nb\n"
+
+    def test_a_local_file_stays_as_it_is(self, storage: Storage) -> None:
+        storage.append_text("log", "a\n")
+        storage.compact_text("log")
+        assert storage.read_text("log") == "a\n"

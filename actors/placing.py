@@ -1,0 +1,67 @@
+"""The cluster's nodes as Ray tells them, and slots put where they belong: a node's CPU, or GPUs reserved there."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+
+from symoe_ray.core import ResourceError
+from symoe_ray.slot_places import Node, Place
+
+NODE_LABEL = "ray.io/node-id"
+KIND = "accelerator_type:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """Options that put an actor into its place, and the GPUs that are reserved for it until they are released."""
+
+    options: dict[str, Any]
+    group: PlacementGroup | None = None
+
+    def release(self) -> None:
+        """Give the GPUs back."""
+        if self.group is not None:
+            remove_placement_group(self.group)
+
+
+def nodes() -> list[Node]:
+    """The nodes that are alive; ResourceError for one that offers a fraction of a GPU."""
+    found = []
+    for row in ray.nodes():
+        if row["Alive"]:
+            has = row["Resources"]
+            gpus = has.get("GPU", 0.0)
+            if gpus != int(gpus):
+                raise ResourceError(
+                    f"node {row['NodeManagerAddress']} offers {gpus:g} GPUs: slots hold whole GPUs, as an engine sizes "
+                    "its memory by them; start its Ray with a whole --num-gpus"
+                )
+            kind = next((name.removeprefix(KIND) for name in has if name.startswith(KIND)), "")
+            found.append(Node(id=row["NodeID"], cpus=has.get("CPU", 0.0), gpus=int(gpus), kind=kind))
+    return found
+
+
+async def reserve(place: Place, timeout_s: float) -> Reservation:
+    """Reserve a slot's GPUs in a placement group on its node; ResourceError where others hold them.
+
+    A slot without GPUs needs nothing reserved: it takes no CPUs either, which Ray Data needs.
+    """
+    if not place.gpus:
+        pinned = NodeAffinitySchedulingStrategy(place.node, soft=False) if place.node else "SPREAD"
+        return Reservation(options={"scheduling_strategy": pinned})
+    bundle = {"GPU": float(place.gpus)}
+    group = placement_group([bundle], strategy="STRICT_PACK", bundle_label_selector=[{NODE_LABEL: place.node}])
+    if not await asyncio.to_thread(group.wait, timeout_s):
+        remove_placement_group(group)
+        raise ResourceError(
+            f"a slot of {place.gpus} GPUs on node {place.node} was not free within {timeout_s:.0f} s: does something "
+            "else hold the cluster's GPUs?"
+        )
+    strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
+    return Reservation(options={"num_gpus": place.gpus, "scheduling_strategy": strategy}, group=group)
