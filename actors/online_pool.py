@@ -1,28 +1,29 @@
 """The engine pool of the endpoint: requests that arrive one by one wait by engine key and are granted room on a slot.
 
 What they write goes from the slot to the asker and never through here. A place is reserved, used, and always released.
+It lives in the event loop of whoever asks, the endpoint's replica: a call of it is a function call.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
+from contextlib import suppress
 
-import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from actors.engine_host import LoadError
 from actors.online_state import Grant, OnlineStatus, Queue, Refusal, Ticket, Waiting
 from actors.pool_state import SlotState
+from actors.slot import Told
 from actors.slot_pool import LeaseLostError, PoolConfig, SlotPool
 from symoe_ray.scheduling import GroupView, Lease, Online, Prepare, admission_wait_s, ask_order, decide
+from symoe_ray.serving.engine_metrics import merged
 
 FORGIVE_S = 30.0
 TICK_S = 0.25
 MEASURE_S = 1.0
-STATUS_TIMEOUT_S = 2.0
-GIVEN_BACK = 10_000  # tickets remembered that were given back before they came
+STATUS_TIMEOUT_S = 3.0
 
 
 class OnlinePool(SlotPool):
@@ -39,7 +40,7 @@ class OnlinePool(SlotPool):
             key: Queue(key=key, experts=tuple(e.name for e in config.experts if e.engine_key == key)) for key in keys
         }
         self._granted: dict[str, tuple[SlotState, Ticket]] = {}
-        self._given_back: OrderedDict[str, bool] = OrderedDict()
+        self._told: dict[str, Told] = {}
         self._crashes = 0
 
     async def open(self) -> dict[str, str]:
@@ -52,9 +53,7 @@ class OnlinePool(SlotPool):
         return problems
 
     async def reserve(self, ticket: Ticket) -> Grant | Refusal:
-        """Wait for room on an engine of the ticket's expert, or be refused at once."""
-        if self._given_back.pop(ticket.id, False):  # calls of an async actor may overtake each other
-            return Refusal(kind="no_slot", message="it was given back before it was asked for")
+        """Wait for room on an engine of the ticket's expert, or be refused at once. Cancelling it gives the room up."""
         queue = self._queue(ticket.expert)
         refusal = self._hopeless(queue)
         if refusal is None and queue.rows + ticket.rows > self._max_queue:
@@ -65,9 +64,13 @@ class OnlinePool(SlotPool):
         waiting = Waiting(ticket, queue.expect(ticket), asyncio.get_running_loop().create_future())
         queue.waiting.append(waiting)
         self._dispatch()
-        return await waiting.answer
+        try:
+            return await waiting.answer
+        except asyncio.CancelledError:
+            self.release(ticket.id)
+            raise
 
-    async def release(self, ticket_id: str, tokens: int = 0, *, lost: bool = False) -> None:
+    def release(self, ticket_id: str, tokens: int = 0, *, lost: bool = False) -> None:
         """Give a place back, granted or waited for; `tokens` were written. `lost`: the slot or its engine has died."""
         granted = self._granted.pop(ticket_id, None)
         if granted is None:
@@ -85,7 +88,7 @@ class OnlinePool(SlotPool):
             slot.loaded = False
         self._dispatch()
 
-    async def admit(self, expert: str) -> Refusal | None:
+    def admit(self, expert: str) -> Refusal | None:
         """Why a question that begins with this expert must not be let in; None where it may."""
         queue = self._queue(expert)
         wait_s, most_s = self._wait_s(queue), self._policy.max_wait_s
@@ -96,39 +99,42 @@ class OnlinePool(SlotPool):
 
     async def status(self) -> OnlineStatus:
         """What waits and runs, and what has been swapped so far."""
-        told = [self._at_work(s) for s in self._slots.values() if s.available]
+        await asyncio.gather(*(self._ask_engine(s) for s in self._slots.values() if s.available))
         return OnlineStatus(
             queues=tuple(q.status() for q in self._queues.values()), swaps=dict(self._swaps), crashes=self._crashes,
-            engine_samples=sum(await asyncio.gather(*told)),
+            engine_samples=sum(t.running for t in self._told.values()),
+            engines=tuple(merged(t.families for t in self._told.values())),
         )  # fmt: skip
 
-    async def _at_work(self, slot: SlotState) -> int:
-        try:
-            samples: int = await asyncio.wait_for(slot.actor.at_work.remote(), STATUS_TIMEOUT_S)
-        except (RayActorError, TimeoutError):
-            return 0
-        return samples
+    async def _ask_engine(self, slot: SlotState) -> None:
+        """Have what its engine says of itself; what it said last stays where it does not answer in time."""
+        with suppress(RayActorError, RayTaskError, TimeoutError):
+            self._told[slot.info.id] = await asyncio.wait_for(slot.actor.measure.remote(), STATUS_TIMEOUT_S)
 
     def _note_tokens(self, tokens: int) -> None:
         """Tokens are counted where they are read: they never pass here."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether every slot actor has died and none came back."""
+        return all(s.gone for s in self._slots.values())
 
     def _queue(self, expert: str) -> Queue:
         return self._queues[self._experts[expert].engine_key]
 
     def _hopeless(self, queue: Queue) -> Refusal | None:
         """Why no slot can work on a queue; None where one can."""
-        if all(s.gone for s in self._slots.values()):
+        if self._orphaned(queue.key):
             return Refusal(kind="no_slot", message="every slot actor has died and none came back")
         if not any(self._fits(s, queue.key) for s in self._slots.values() if not s.gone):
             return Refusal(kind="load_failed", message=queue.load_error)
         return None
 
     def _wait_s(self, queue: Queue) -> float:
-        slots = [s for s in self._slots.values() if s.available]
+        slots = [s for s in self._slots.values() if s.available and self._serves(s, queue.key)]
         capacity = max((self._view(s, {}).capacity for s in slots), default=1)
-        return admission_wait_s(
-            queue.key, self._views(), self._costs.costs(), slots=max(1, len(slots)), capacity=capacity
-        )
+        views = self._choice(slots[0], self._views())[0] if slots else {}
+        return admission_wait_s(queue.key, views, self._costs.costs(), slots=max(1, len(slots)), capacity=capacity)
 
     def _dispatch(self) -> None:
         for slot in self._slots.values():
@@ -143,10 +149,8 @@ class OnlinePool(SlotPool):
 
     def _decide(self, slot: SlotState) -> Lease | Prepare | None:
         """What a slot should do next."""
-        return decide(
-            self._view(slot, self._queues), self._views(), self._costs.costs(),
-            slots=sum(s.available for s in self._slots.values()), online=self._policy,
-        )  # fmt: skip
+        views, slots = self._choice(slot, self._views())
+        return decide(self._view(slot, self._queues), views, self._costs.costs(), slots=slots, online=self._policy)
 
     def _ask(self, slot: SlotState) -> None:
         """Do what is decided, again and again, until there is nothing more to do."""
@@ -214,7 +218,7 @@ class OnlinePool(SlotPool):
             slot.state = "idle"
 
     def _forget(self, ticket_id: str) -> None:
-        """Take a ticket out of its queue; one that is in none has yet to come."""
+        """Take a ticket out of its queue, if it is in one."""
         for queue in self._queues.values():
             for waiting in queue.waiting:
                 if waiting.ticket.id == ticket_id:
@@ -222,9 +226,6 @@ class OnlinePool(SlotPool):
                     waiting.answer.cancel()
                     self._dispatch()
                     return
-        self._given_back[ticket_id] = True
-        while len(self._given_back) > GIVEN_BACK:
-            self._given_back.popitem(last=False)
 
     def _load_failed(self, slot: SlotState, expert: str, queue: Queue, cause: BaseException) -> None:
         """Note it: after `max_attempts` the slot is not asked for this engine for a while."""
@@ -237,6 +238,8 @@ class OnlinePool(SlotPool):
         self._emit("crash", slot, expert=expert, message=f"load: {message}"[:500])
 
     def _fits(self, slot: SlotState, key: str) -> bool:
+        if not self._serves(slot, key):
+            return False
         queue = self._queues[key]
         if queue.load_failures and time.monotonic() - queue.failed_at > FORGIVE_S:
             queue.load_failures.clear()
@@ -269,6 +272,3 @@ class OnlinePool(SlotPool):
 def _answer(waiting: Waiting, answer: Grant | Refusal) -> None:
     if not waiting.answer.done():
         waiting.answer.set_result(answer)
-
-
-OnlinePoolActor = ray.remote(OnlinePool)

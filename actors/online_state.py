@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from symoe_ray.scheduling import GroupView
+from symoe_ray.serving.engine_metrics import Family
 
 USUAL_TOKENS = 256  # of an answer, before there was one
 
@@ -59,12 +60,14 @@ class OnlineStatus:
     """A pool of live requests at a moment. `swaps` counts loads by tier, `crashes` engine and slot deaths.
 
     `engine_samples` is what engines say that they work on: the sum of what runs, or something was not given up.
+    `engines` are vLLM's own metrics.
     """
 
     queues: tuple[QueueStatus, ...]
     swaps: dict[str, int]
     crashes: int
     engine_samples: int
+    engines: tuple[Family, ...] = ()
 
 
 @dataclass(slots=True)

@@ -46,6 +46,7 @@ def build(arguments: Mapping[str, Any]) -> Any:
 
 def deployed(run: str | None, overrides: list[str]) -> Any:
     """What an endpoint is made of; InputError for a run that has no profiles, or none of these experts."""
+    from actors.hub_commits import with_commits
     from actors.serving.endpoint import Deployed
 
     given = load([o for o in overrides if o.startswith(("output_dir=", "serve.run="))])  # others are of the run's pool
@@ -59,7 +60,8 @@ def deployed(run: str | None, overrides: list[str]) -> Any:
     profiles = read_profiles(storage)
     _check_experts(settings, profiles, storage)
     return Deployed(
-        settings=settings, profiles=tuple(profiles), kept=_kept(storage, settings),
+        settings=with_commits(settings, storage.read_json(MANIFEST).get("models", {})),
+        profiles=tuple(profiles), kept=_kept(storage, settings),
         aggregator=_aggregator(storage, settings, profiles), keys=tuple(read_keys(settings.serve)),
         folder=f"{storage.uri.rstrip('/')}-serving",
     )  # fmt: skip
@@ -85,7 +87,7 @@ def _aggregator(storage: Storage, settings: Settings, profiles: list[Profile]) -
         return settings.aggregator
     if storage.exists(AGGREGATORS):
         return str(storage.read_json(AGGREGATORS)["chosen"])
-    return best_aggregator({}, {p.expert: p.correct / p.graded if p.graded else 0.0 for p in profiles})[0]
+    return best_aggregator({}, {p.expert: p.accuracy for p in profiles})[0]
 
 
 def read_keys(settings: ServeSettings) -> list[Key]:

@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 from ray import serve
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 from ray.serve.config import BackpressureConfig
 
 from actors.cluster import slot_plan
-from actors.online_pool import OnlinePoolActor
-from actors.online_state import OnlineStatus
+from actors.online_pool import OnlinePool
 from actors.serving.app import make_app
 from actors.serving.metrics import Metrics
 from actors.serving.pool_engines import PoolEngines
@@ -36,7 +35,6 @@ from symoe_ray.serving.remembered import Remembered
 from symoe_ray.settings import Settings
 from symoe_ray.storage import Storage
 
-MOST_CALLS = 100_000  # of the pool at once: requests that wait in its queues, which have bounds of their own
 BESIDE = 256  # requests beside the questions: health, metrics, refusals
 log = logging.getLogger("symoe.serving")
 
@@ -67,7 +65,7 @@ class Endpoint:
     async def __init__(self, deployed: Deployed) -> None:  # type: ignore[misc]
         _log_to_stderr()
         self._deployed, self._failed = deployed, ""
-        self._pool: Any = _pool(deployed)
+        self._pool = _pool(deployed)
         settings = deployed.settings
         method = Method(
             experts={e.name: e for e in settings.pool.experts}, profiles=deployed.profiles,
@@ -78,8 +76,8 @@ class Endpoint:
         )  # fmt: skip
         metrics = Metrics()
         self._service = Service(
-            method=method, engines=PoolEngines(self._pool, metrics.waited), keys=deployed.keys, status=self._status,
-            metrics=metrics, starting="starting",
+            method=method, engines=PoolEngines(self._pool, metrics.waited), keys=deployed.keys,
+            status=self._pool.status, metrics=metrics, starting="starting",
         )  # fmt: skip
         self._starting = asyncio.create_task(self._start())
 
@@ -95,18 +93,18 @@ class Endpoint:
         return await self._service.drain(self._deployed.settings.serve.drain_s)
 
     async def check_health(self) -> None:
-        """Ray Serve asks: a replica whose pool has died, or could not start, is replaced."""
+        """Ray Serve asks: a replica that could not start, or has lost its slots for good, is replaced."""
         if self._failed:
             raise ResourceError(self._failed)
-        if not self._service.starting:
-            await self._pool.status.remote()
+        if not self._service.starting and self._pool.gone:
+            raise ResourceError("every slot actor has died and none came back")
 
     async def _start(self) -> None:
         """Start the pool, learn the skills, have one answer."""
         service = self._service
         try:
             service.starting = "slots start and models are fetched"
-            problems = await self._pool.open.remote()
+            problems = await self._pool.open()
             if problems:
                 raise ResourceError("\n".join(f"expert {n}: {problem}" for n, problem in sorted(problems.items())))
             service.starting = "skills are embedded"
@@ -123,13 +121,6 @@ class Endpoint:
         else:
             service.starting = ""
 
-    async def _status(self) -> OnlineStatus | None:
-        try:
-            status: OnlineStatus = await self._pool.status.remote()
-        except RayActorError:
-            return None
-        return status
-
 
 def _log_to_stderr() -> None:
     """A line for each request, into the log that Ray keeps of this process."""
@@ -144,16 +135,14 @@ def _unready(_: Sequence[str]) -> np.ndarray:
     raise AssertionError("a question was let in before the endpoint was ready")
 
 
-def _pool(deployed: Deployed) -> Any:
+def _pool(deployed: Deployed) -> OnlinePool:
     settings = deployed.settings
     plan = slot_plan(settings)
     config = PoolConfig(
         run_uri=deployed.folder, epoch=1, started=time.time(), experts=settings.pool.experts, engine=settings.engine,
-        slots=plan.slots, gpus_per_slot=plan.gpus_per_slot,
+        places=plan.places, rule=plan.rule, metrics=True,
     )  # fmt: skip
-    policy = Online(max_wait_s=settings.serve.max_wait_s)
-    actor = OnlinePoolActor.options(num_cpus=0, max_concurrency=MOST_CALLS)
-    return actor.remote(config, policy, settings.serve.max_queue)
+    return OnlinePool(config, Online(max_wait_s=settings.serve.max_wait_s), settings.serve.max_queue)
 
 
 def _embedding(settings: Settings, known: Sequence[str]) -> Callable[[Sequence[str]], np.ndarray]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
 from actors.online_state import OnlineStatus
+from symoe_ray.serving.engine_metrics import Family
 from symoe_ray.serving.events import StageUsage
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -72,16 +75,30 @@ class Metrics:
         """Something has failed."""
         self._failures.labels(kind).inc()
 
-    def text(self, status: OnlineStatus | None) -> bytes:
-        """All metrics in Prometheus' text format."""
-        if status is not None:
-            for queue in status.queues:
-                names = ",".join(queue.experts)
-                self._queue.labels(names).set(queue.waiting)
-                self._age.labels(names).set(queue.oldest_s)
-                self._running.labels(names).set(queue.running)
-            for tier, count in status.swaps.items():
-                self._swaps.labels(tier).set(count)
-            self._engine.set(status.engine_samples)
-            self._crashes.set(status.crashes)
-        return generate_latest(self._registry)
+    def text(self, status: OnlineStatus) -> bytes:
+        """All metrics in Prometheus' text format, vLLM's own after ours."""
+        for queue in status.queues:
+            names = ",".join(queue.experts)
+            self._queue.labels(names).set(queue.waiting)
+            self._age.labels(names).set(queue.oldest_s)
+            self._running.labels(names).set(queue.running)
+        for tier, count in status.swaps.items():
+            self._swaps.labels(tier).set(count)
+        self._engine.set(status.engine_samples)
+        self._crashes.set(status.crashes)
+        return generate_latest(self._registry) + generate_latest(_Engines(status.engines))
+
+
+class _Engines(Collector):
+    """vLLM's metrics, as a Prometheus client library wants them."""
+
+    def __init__(self, families: Sequence[Family]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        """The metrics."""
+        for family in self._families:
+            metric = Metric(family.name, family.help, family.kind)
+            for name, labels, value in family.samples:
+                metric.add_sample(name, labels, value)
+            yield metric

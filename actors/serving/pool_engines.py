@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, TaskCancelledError
 
+from actors.online_pool import OnlinePool
 from actors.online_state import Refusal, Ticket
 from symoe_ray.core import Completion, Failure, Request
 from symoe_ray.serving.asking import Ask, Grown, RefusedError, Reply
@@ -25,26 +26,16 @@ LOST = frozenset({"engine_died", "load_failed"})
 class PoolEngines:
     """Asks the experts of one pool. `on_wait` is told how long each expert was waited for.
 
-    Where a caller goes away Serve cancels its request with all that the request has called, and a call that gives a
-    place back must not be among them: such calls are made by a task of their own. Construct it in a running event loop.
+    Where a caller goes away Serve cancels its request with all remote calls that the request has made: the slot is
+    among them and gives its work up; the pool, whose work is for all, is not called but lives here.
     """
 
-    def __init__(self, pool: Any, on_wait: Callable[[str, float], None]) -> None:
+    def __init__(self, pool: OnlinePool, on_wait: Callable[[str, float], None]) -> None:
         self._pool, self._on_wait = pool, on_wait
-        self._given_back: asyncio.Queue[tuple[str, int, bool]] = asyncio.Queue()
-        self._giving_back = asyncio.create_task(self._give_back())
-
-    async def _give_back(self) -> None:
-        while True:
-            ticket, tokens, lost = await self._given_back.get()
-            self._pool.release.remote(ticket, tokens, lost=lost)
 
     async def admit(self, expert: str) -> None:
         """RefusedError where the pool has too much to do."""
-        try:
-            refusal = await self._pool.admit.remote(expert)
-        except RayActorError as error:
-            raise RefusedError("no_slot", f"the pool has died: {error}".splitlines()[0]) from error
+        refusal = self._pool.admit(expert)
         if refusal is not None:
             raise RefusedError(refusal.kind, refusal.message, refusal.retry_after_s)
 
@@ -68,33 +59,56 @@ class PoolEngines:
         ticket = Ticket(
             id=uuid.uuid4().hex, expert=request.expert, rows=request.n, tokens=request.sampling.max_tokens * request.n
         )
-        stream, reply, lost, refused = None, None, False, False
+        grant = await self._pool.reserve(ticket)
+        if isinstance(grant, Refusal):
+            raise RefusedError(grant.kind, grant.message, grant.retry_after_s)
+        wait_s = time.monotonic() - started
+        tokens, lost = 0, False
         try:
-            grant = await self._pool.reserve.remote(ticket)
-            if refused := isinstance(grant, Refusal):
-                raise RefusedError(grant.kind, grant.message, grant.retry_after_s)
-            wait_s = time.monotonic() - started
             self._on_wait(request.expert, wait_s)
-            method = grant.actor.ask.options(num_returns="streaming", _generator_backpressure_num_objects=AHEAD)
-            stream = method.remote(ask)
-            async for reference in stream:
-                came = await reference
-                if isinstance(came, Reply):
-                    reply = replace(came, wait_s=wait_s)
-                    lost = any(c.failure is not None and c.failure.kind in LOST for c in reply.completions)
-                    yield reply
-                else:
-                    yield came
-        except TaskCancelledError as error:
-            raise asyncio.CancelledError from error
+            async with aclosing(_written(grant.actor, ask)) as stream:
+                async for came in stream:
+                    if isinstance(came, Reply):
+                        tokens = came.completion_tokens
+                        lost = any(c.failure is not None and c.failure.kind in LOST for c in came.completions)
+                        yield replace(came, wait_s=wait_s)
+                    else:
+                        yield came
         except RayActorError:
             lost = True
             raise
         finally:
-            if stream is not None and reply is None:
-                ray.cancel(stream)
-            if not refused:
-                self._given_back.put_nowait((ticket.id, reply.completion_tokens if reply else 0, lost))
+            self._pool.release(ticket.id, tokens, lost=lost)
+
+
+async def _written(slot: Any, ask: Ask) -> AsyncGenerator[Grown | Reply, None]:
+    """What a slot actor answers. Leaving it early, or its task's end, has the slot give the request up."""
+    if not ask.stream:
+        yield await _answer(slot, ask)
+        return
+    method = slot.ask.options(num_returns="streaming", _generator_backpressure_num_objects=AHEAD)
+    stream, ended = method.remote(ask), False
+    try:
+        async for reference in stream:
+            yield await reference
+        ended = True
+    except TaskCancelledError as error:
+        raise asyncio.CancelledError from error
+    finally:
+        if not ended:
+            ray.cancel(stream)
+
+
+async def _answer(slot: Any, ask: Ask) -> Reply:
+    call = slot.answer.remote(ask)
+    try:
+        reply: Reply = await call
+    except TaskCancelledError as error:
+        raise asyncio.CancelledError from error
+    except asyncio.CancelledError:
+        ray.cancel(call)
+        raise
+    return reply
 
 
 def _failed(request: Request, message: str) -> Reply:

@@ -30,13 +30,13 @@ log = logging.getLogger("symoe.serving")
 class Service:
     """The endpoint without its HTTP. `starting` says what is still missing before it can answer ("": nothing).
 
-    `status` asks the pool what waits and runs; None where it does not answer.
+    `status` asks the pool what waits and runs.
     """
 
     method: Method
     engines: Engines
     keys: tuple[Key, ...]
-    status: Callable[[], Awaitable[OnlineStatus | None]]
+    status: Callable[[], Awaitable[OnlineStatus]]
     metrics: Metrics = field(default_factory=Metrics)
     limits: Limits = field(default_factory=Limits)
     starting: str = ""

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +34,8 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def make_run(folder: Path, *overrides: str) -> Path:
-    """A run with profiles: each expert is good at some topics and bad at others."""
+def make_run(folder: Path, *overrides: str, kept: Sequence[str] = ()) -> Path:
+    """A run with profiles: each expert is good at some topics and bad at others. `kept` may be recruited (all)."""
     settings = load([*overrides])
     storage = Storage(str(folder))
     names = [e.name for e in settings.pool.experts]
@@ -47,7 +47,8 @@ def make_run(folder: Path, *overrides: str) -> Path:
         for number, name in enumerate(names)
     ]  # fmt: skip
     write_profiles(storage, profiles)
-    storage.write_json("manifest.json", {"format": 1, "stages": {"recruit": {"seeds": {"0": {"kept": names}}}}})
+    seeds = {"0": {"kept": list(kept) or names}}
+    storage.write_json("manifest.json", {"format": 1, "stages": {"recruit": {"seeds": seeds}}})
     storage.write_bytes("config.yaml", to_yaml(settings).encode())
     return folder
 

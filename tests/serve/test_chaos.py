@@ -1,6 +1,6 @@
 """Many clients at once that behave badly, and engines that are killed under them.
 
-Short by default; `SYMOE_CHAOS_SECONDS=120 SYMOE_CHAOS_CLIENTS=200` makes it the long one.
+Short by default; `SYMOE_CHAOS_SECONDS=120 SYMOE_CHAOS_CLIENTS=200` (`make chaos-serve`) makes it the long one.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.serve.conftest import Served
-from tests.serve.test_endpoint import MESSAGES, fake_engines, family_of, metric, wait_for
+from tests.serve.conftest import Served, end, make_run, start
+from tests.serve.test_endpoint import MESSAGES, SECRET, fake_engines, family_of, metric, wait_for
 
 pytestmark = [pytest.mark.real_ray, pytest.mark.slow]
 
-SECONDS = float(os.environ.get("SYMOE_CHAOS_SECONDS", "10"))
+SECONDS = float(os.environ.get("SYMOE_CHAOS_SECONDS", "7"))
 CLIENTS = int(os.environ.get("SYMOE_CHAOS_CLIENTS", "24"))
 KILL_EVERY_S = min(20.0, SECONDS / 3)
 CHAT = "/v1/chat/completions"
+KEY = {"authorization": f"Bearer {SECRET}"}
 JSON = {"content-type": "application/json"}
+WRONG_KEYS = ("", "Bearer wrong", f"Bearer {SECRET}x", f"Basic {SECRET}", "Bearer " + "x" * 5000)
 MALFORMED = (
     b"", b'{"model": "symoe", "messages": [{"role": "user", "content": "x', b'{"model": 7}', b"\xff\xfe\x00",
     json.dumps({"model": "symoe", "messages": MESSAGES * 1000}).encode(),
@@ -45,7 +47,7 @@ class Chaos:
     async def run(self, served: Served) -> None:
         """All clients until the time is over, and whoever kills engines."""
         limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=self._url, timeout=300, limits=limits) as http:
+        async with httpx.AsyncClient(base_url=self._url, timeout=300, limits=limits, headers=KEY) as http:
             deadline = time.monotonic() + SECONDS
             killer = asyncio.create_task(self._kill(served))
             try:
@@ -61,9 +63,9 @@ class Chaos:
                 self.outcomes["engine killed"] += 1
 
     async def _client(self, http: httpx.AsyncClient, dice: random.Random, deadline: float) -> None:
-        acts = (self._whole, self._stream, self._leave, self._malformed, self._large)
+        acts = (self._whole, self._stream, self._leave, self._malformed, self._strange, self._large)
         while time.monotonic() < deadline:
-            act = dice.choices(acts, weights=[4, 4, 3, 2, 0.2])[0]
+            act = dice.choices(acts, weights=[4, 4, 3, 2, 1, 0.2])[0]
             await act(http, dice)
 
     def _question(self, dice: random.Random, **more: Any) -> dict[str, Any]:
@@ -100,6 +102,15 @@ class Chaos:
         assert answer.status_code in (400, 404, 429), answer.text
         self.outcomes[f"malformed {answer.status_code}"] += 1
 
+    async def _strange(self, http: httpx.AsyncClient, dice: random.Random) -> None:
+        headers = {"authorization": dice.choice(WRONG_KEYS)}
+        if dice.random() < 0.5:
+            answer = await http.post(CHAT, json=self._question(dice), headers=headers)
+        else:
+            answer = await http.get(dice.choice(["/v1/models", "/metrics"]), headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key"), answer.text
+        self.outcomes["wrong key 401"] += 1
+
     async def _large(self, http: httpx.AsyncClient, _: random.Random) -> None:
         try:
             answer = await http.post(CHAT, content=b"x" * 10_000_000, headers=JSON)
@@ -108,6 +119,15 @@ class Chaos:
             return
         assert answer.status_code in (413, 429), answer.text
         self.outcomes[f"large {answer.status_code}"] += 1
+
+
+def started(pid: int) -> int:
+    """When a process was started, in the kernel's ticks; 0 where it has ended."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return 0 if state == "Z" else int(fields[18])
 
 
 def memory_bytes(served: Served) -> int:
@@ -121,17 +141,29 @@ def memory_bytes(served: Served) -> int:
     return total
 
 
-def test_whatever_clients_do_each_gets_an_answer_or_a_typed_error_and_nothing_is_left(served: Served) -> None:
-    chaos = Chaos(served.url)
-    asyncio.run(Chaos(served.url).run(served))  # so that what is filled once is filled
-    before = memory_bytes(served)
-    asyncio.run(chaos.run(served))
-    for name in ("symoe_requests_under_way", "symoe_queue_samples", "symoe_running_samples", "symoe_engine_samples"):
-        wait_for(lambda name=name: metric(served, name) == 0)  # type: ignore[misc]
-    grown = memory_bytes(served) - before
-    print(f"\n{CLIENTS} clients, {SECONDS:.0f} s: {dict(chaos.outcomes)}; memory grew by {grown / 1e6:.0f} MB")
-    assert chaos.outcomes["whole 200"]
-    assert chaos.outcomes["stream 200"]
-    assert chaos.outcomes["left"]
-    assert httpx.get(f"{served.url}/readyz").status_code == 200
-    assert grown < 150e6
+def test_whatever_clients_do_each_gets_an_answer_or_a_typed_error_and_nothing_is_left(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "made", "engine.kind=fake", "pool=tiny")
+    served = start(
+        folder, "engine.fake_tokens_per_s=200", "engine.fake_load_s=0.05",
+        environment={"SYMOE_API_KEYS": f"anna: {SECRET}"},
+    )  # fmt: skip
+    try:
+        asyncio.run(Chaos(served.url).run(served))  # so that what is filled once is filled
+        before = memory_bytes(served)
+        chaos = Chaos(served.url)
+        asyncio.run(chaos.run(served))
+        for name in (
+            "symoe_requests_under_way", "symoe_queue_samples", "symoe_running_samples", "symoe_engine_samples"
+        ):  # fmt: skip
+            wait_for(lambda name=name: metric(served, name, headers=KEY) == 0)  # type: ignore[misc]
+        grown = memory_bytes(served) - before
+        print(f"\n{CLIENTS} clients, {SECONDS:.0f} s: {dict(chaos.outcomes)}; memory grew by {grown / 1e6:.0f} MB")
+        for outcome in ("whole 200", "stream 200", "left", "wrong key 401", "engine killed"):
+            assert chaos.outcomes[outcome], outcome
+        assert httpx.get(f"{served.url}/readyz").status_code == 200
+        assert grown < 150e6
+        family = {pid: (started(pid), args) for pid, args in family_of(served).items()}
+        assert served.stop() == 0
+        assert not {pid: args for pid, (since, args) in family.items() if since and started(pid) == since}
+    finally:
+        end(served)

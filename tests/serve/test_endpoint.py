@@ -34,10 +34,11 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def metric(served: Served, name: str, **how: object) -> float:
-    """The sum of a metric over its labels."""
+def metric(served: Served, name: str, *labels: str, **how: object) -> float:
+    """The sum of a metric over those of its samples that have one of these labels (all)."""
     lines = httpx.get(f"{served.url}/metrics", **how).text.splitlines()  # type: ignore[arg-type]
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+    mine = [line for line in lines if line.startswith((f"{name}{{", f"{name} "))]
+    return sum(float(x.rsplit(" ", 1)[1]) for x in mine if not labels or any(label in x for label in labels))
 
 
 class TestOpenAI:
@@ -162,7 +163,8 @@ def test_keys_a_caller_that_leaves_a_killed_engine_and_a_drain(tmp_path: Path) -
             openai.OpenAI(base_url=f"{served.url}/v1", api_key="wrong", max_retries=0).models.list()
         headers = {"authorization": f"Bearer {SECRET}"}
         body = {"model": "TinyLlama", "messages": MESSAGES, "stream": True}
-        with httpx.stream("POST", f"{served.url}/v1/chat/completions", json=body, headers=headers) as left:
+        named = {**headers, "x-request-id": "the-one-that-left"}
+        with httpx.stream("POST", f"{served.url}/v1/chat/completions", json=body, headers=named) as left:
             wait_for(lambda: metric(served, "symoe_engine_samples", headers=headers) == 1)
             assert left.status_code == 200
         wait_for(lambda: metric(served, "symoe_requests_under_way", headers=headers) == 0)
@@ -190,7 +192,10 @@ def test_keys_a_caller_that_leaves_a_killed_engine_and_a_drain(tmp_path: Path) -
             served.process.terminate()
             assert len(last.result().split()) == 4
         assert served.process.wait(TIMEOUT_S) == 0
-        assert SECRET not in (tmp_path / "serve.log").read_text()
+        logs = "".join(f.read_text() for f in (tmp_path / "made-serving" / "logs" / "ray").glob("worker-*"))
+        assert "request=the-one-that-left key=anna model=TinyLlama status=499" in logs
+        assert SECRET not in logs + (tmp_path / "serve.log").read_text()
+        assert MESSAGES[0]["content"] not in logs
     finally:
         end(served)
 

@@ -16,11 +16,12 @@ from actors.engine_host import LoadError
 from actors.engine_plans import EngineFacts
 from actors.online_pool import OnlinePool
 from actors.online_state import Grant, Refusal, Ticket
-from actors.slot import Loaded, Prefetched, SlotConfig, SlotInfo
+from actors.slot import Loaded, Prefetched, SlotConfig, SlotInfo, Told
 from actors.slot_pool import PoolConfig
 from symoe_ray.core import ExpertSpec
 from symoe_ray.scheduling import Online
 from symoe_ray.settings import EngineSettings
+from symoe_ray.slot_places import anywhere
 from tests.unit.test_pool import Method, answer
 
 EXPERTS = tuple(ExpertSpec(name=name, model=f"org/{name}") for name in "ABC")
@@ -45,7 +46,7 @@ class StubSlot:
 
     def __init__(self, slot: str, slots: Slots) -> None:
         self.id, self._slots = slot, slots
-        for name in ("start", "load", "resolve", "facts", "prepare", "progress", "at_work", "stop"):
+        for name in ("start", "load", "resolve", "facts", "prepare", "progress", "measure", "stop"):
             setattr(self, name, Method(lambda *given, name=name: answer(getattr(self, f"_{name}")(*given))))
 
     async def _start(self) -> SlotInfo:
@@ -71,8 +72,8 @@ class StubSlot:
     async def _progress(self) -> tuple[int, list[str]]:
         return 0, []
 
-    async def _at_work(self) -> int:
-        return 0
+    async def _measure(self) -> Told:
+        return Told(running=0, families=())
 
     async def _stop(self) -> None:
         return None
@@ -93,7 +94,9 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
         stubs = slots or Slots()
         monkeypatch.setattr(slot_pool, "SlotActor", Method(stubs.make))
         engine = EngineSettings(kind="fake", max_attempts=2)
-        config = PoolConfig(run_uri=str(tmp_path), epoch=1, started=0.0, experts=experts, engine=engine, slots=number)
+        config = PoolConfig(
+            run_uri=str(tmp_path), epoch=1, started=0.0, experts=experts, engine=engine, places=anywhere(number)
+        )
 
         async def main() -> None:
             pool = OnlinePool(config, Online(max_wait_s=max_wait_s), max_queue)
@@ -123,7 +126,7 @@ def test_questions_that_arrive_together_share_a_load(play: Callable[..., None]) 
             await settle()
             for i, w in enumerate(waiting):
                 if w.done():
-                    await pool.release(f"t{i}", 10)
+                    pool.release(f"t{i}", 10)
         assert [expert for _, expert in slots.loads] == ["A", "B"]
 
     play(test)
@@ -138,7 +141,7 @@ def test_where_there_is_a_slot_for_each_engine_nothing_is_swapped(play: Callable
                 await settle()
                 for t, task in zip(tickets, tasks, strict=True):
                     if task.done():
-                        await pool.release(t.id, 5)
+                        pool.release(t.id, 5)
         assert sorted(expert for _, expert in slots.loads) == ["A", "B", "C"]
 
     play(test, number=3, max_queue=100)
@@ -150,7 +153,7 @@ def test_an_engine_takes_no_more_than_its_capacity(play: Callable[..., None]) ->
         waiting = [asyncio.create_task(pool.reserve(ticket(i, "A"))) for i in range(1, 7)]
         await settle()
         assert sum(w.done() for w in waiting) == CAPACITY - 1
-        await pool.release("t0")
+        pool.release("t0")
         await settle()
         assert sum(w.done() for w in waiting) == CAPACITY
 
@@ -164,7 +167,7 @@ def test_an_engine_is_not_taken_away_under_its_work(play: Callable[..., None]) -
         await settle()
         assert not other.done()
         assert [e for _, e in slots.loads] == ["A"]
-        await pool.release("t0", 10)
+        pool.release("t0", 10)
         assert isinstance(await other, Grant)
         assert [e for _, e in slots.loads] == ["A", "B"]
 
@@ -181,13 +184,13 @@ def test_who_has_waited_long_enough_gets_the_next_engine(play: Callable[..., Non
         while not slots.prepared:
             await asyncio.sleep(0.01)
             if late.done():  # one of A always runs
-                await pool.release(f"t{number}" if number > 1 else "t0", 1)
+                pool.release(f"t{number}" if number > 1 else "t0", 1)
                 number += 1
                 late = asyncio.create_task(pool.reserve(ticket(number + 1, "A")))
         await settle()
         assert not late.done(), "a slot that is promised to B takes no more for A"
         assert not other.done()
-        await pool.release(f"t{number}" if number > 1 else "t0", 1)
+        pool.release(f"t{number}" if number > 1 else "t0", 1)
         assert isinstance(await other, Grant)
         late.cancel()
 
@@ -199,11 +202,11 @@ def test_a_ticket_may_be_given_back_before_it_is_granted(play: Callable[..., Non
         await granted(pool, ticket(0, "A"))
         other = asyncio.create_task(pool.reserve(ticket(1, "B")))
         await settle()
-        await pool.release("t1")
+        pool.release("t1")
         with pytest.raises(asyncio.CancelledError):
             await other
-        await pool.release("t0")
-        await pool.release("t0")
+        pool.release("t0")
+        pool.release("t0")
         await settle()
         assert [e for _, e in slots.loads] == ["A"]
         assert all(q.waiting == q.running == 0 for q in (await pool.status()).queues)
@@ -211,14 +214,18 @@ def test_a_ticket_may_be_given_back_before_it_is_granted(play: Callable[..., Non
     play(test)
 
 
-def test_a_ticket_may_be_given_back_before_it_comes(play: Callable[..., None]) -> None:
-    """Calls of an async actor may overtake each other."""
-
+def test_whoever_no_longer_waits_gives_the_place_back(play: Callable[..., None]) -> None:
     async def test(pool: OnlinePool, slots: Slots) -> None:
-        await pool.release("t0")
-        assert isinstance(await pool.reserve(ticket(0, "A")), Refusal)
-        assert slots.loads == []
-        assert isinstance(await pool.reserve(ticket(0, "A")), Grant)
+        await granted(pool, *(ticket(i, "A") for i in range(CAPACITY)))
+        same, other = (asyncio.create_task(pool.reserve(ticket(*t))) for t in ((10, "A"), (11, "B")))
+        await settle()
+        pool.release("t0")
+        same.cancel()  # it has been granted and has not heard of it
+        other.cancel()
+        await settle()
+        assert (same.cancelled(), other.cancelled()) == (True, True)
+        assert [(q.waiting, q.running) for q in (await pool.status()).queues] == [(0, CAPACITY - 1), (0, 0), (0, 0)]
+        assert [e for _, e in slots.loads] == ["A"]
 
     play(test)
 
@@ -233,7 +240,7 @@ def test_a_ticket_may_be_given_back_while_its_engine_loads(play: Callable[..., N
     async def test(pool: OnlinePool, _: Slots) -> None:
         task = asyncio.create_task(pool.reserve(ticket(0, "A")))
         await settle()
-        await pool.release("t0")
+        pool.release("t0")
         held.set()
         assert isinstance(await pool.reserve(ticket(1, "B")), Grant)
         task.cancel()
@@ -259,11 +266,11 @@ def test_a_queue_has_a_bound(play: Callable[..., None]) -> None:
 
 def test_nobody_is_let_in_who_would_wait_too_long(play: Callable[..., None]) -> None:
     async def test(pool: OnlinePool, _: Slots) -> None:
-        assert await pool.admit("A") is None
+        assert pool.admit("A") is None
         await granted(pool, *(ticket(i, "A", tokens=4000) for i in range(CAPACITY)))
         tasks = [asyncio.create_task(pool.reserve(ticket(10 + i, "A", tokens=4000))) for i in range(500)]
         await settle()
-        refused = await pool.admit("A")
+        refused = pool.admit("A")
         assert refused is not None
         assert (refused.kind, refused.retry_after_s > 0) == ("overloaded", True)
         for task in tasks:
@@ -283,7 +290,7 @@ def test_an_engine_that_cannot_be_loaded_fails_its_own_questions_alone(play: Cal
         assert (first.kind, first.message) == ("load_failed", "out of memory")
         assert isinstance(second, Grant)
         assert [e for _, e in slots.loads].count("B") == 2
-        refused = await pool.admit("B")
+        refused = pool.admit("B")
         assert refused is not None
         assert refused.kind == "load_failed"
 
@@ -293,7 +300,7 @@ def test_an_engine_that_cannot_be_loaded_fails_its_own_questions_alone(play: Cal
 def test_after_an_engines_death_it_is_loaded_again(play: Callable[..., None]) -> None:
     async def test(pool: OnlinePool, slots: Slots) -> None:
         await granted(pool, ticket(0, "A"))
-        await pool.release("t0", lost=True)
+        pool.release("t0", lost=True)
         await granted(pool, ticket(1, "A"))
         assert [e for _, e in slots.loads] == ["A", "A"]
 
