@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 BENCHMARKS := $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/[a-z]*.py))
 
-.PHONY: help setup demo demo-full browser test chaos check bench clean
+.PHONY: help setup demo demo-full browser test chaos chaos-serve check bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -22,7 +22,10 @@ browser: setup  ## a Chromium for the tests of pages, where there is none
 test: setup  ## all tests; the last line is a JSON object of counts
 	@$(BIN)/python -m pytest
 
-chaos: setup  ## two minutes of 200 impatient clients while engines are killed
+chaos: setup  ## 100 faults in runs with fake engines, 10 with real ones; about 40 minutes
+	@$(BIN)/python -m benchmarks.chaos --faults 100 --real-faults 10
+
+chaos-serve: setup  ## two minutes of 200 impatient clients while engines are killed
 	@SYMOE_CHAOS_SECONDS=120 SYMOE_CHAOS_CLIENTS=200 $(BIN)/python -m pytest tests/serve/test_chaos.py -s
 
 check: setup  ## linter, formatter, type checker

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from actors.orphans import die_with_parent, maker_of
 from actors.protocol import (
     Abort,
     Beat,
@@ -26,6 +27,8 @@ from actors.protocol import (
     Frame,
     Generate,
     LoadEngine,
+    Measure,
+    Measured,
     Obeyed,
     Probe,
     Probed,
@@ -38,6 +41,7 @@ from actors.protocol import (
     receive,
     send,
 )
+from actors.vllm_metrics import counted
 
 BEAT_S = 1.0
 
@@ -149,7 +153,11 @@ class _Engine:
                 return self._submit(frame)
             case Abort(tags=tags):
                 self._engine.abort_request([t for t in tags if self._forget(t)])
+                if not self.busy:
+                    self._engine.step()  # only a step lets go of what the last requests held, and counts them out
                 return []
+            case Measure():
+                return [Measured(running=sum(r.n for r in self.requests.values()), families=counted())]
             case Probe():
                 return [self._probe()]
             case Reload(model=model):
@@ -253,9 +261,9 @@ class _Engine:
             chat_template=self._load.chat_template or None,
             add_generation_prompt=True,
             tokenize=True,
-            return_dict=True,
+            return_dict=False,  # a list from every tokenizer, Mistral's own included
         )
-        ids = list(encoded["input_ids"])
+        ids = list(encoded)
         bos = self._tokenizer.bos_token_id
         if self._load.add_bos and bos is not None and ids[:1] != [bos]:
             ids.insert(0, bos)
@@ -334,6 +342,7 @@ def _samples(request: Generate, outputs: Any) -> list[Sample]:
 def main() -> None:
     """Serve the socket whose file descriptor is the first argument."""
     with socket.socket(fileno=int(sys.argv[1])) as sock:
+        die_with_parent(maker_of(sock))
         serve(sock)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -23,6 +24,8 @@ from actors.protocol import (
     Frame,
     Generate,
     LoadEngine,
+    Measure,
+    Measured,
     Obeyed,
     Probed,
     Ready,
@@ -63,6 +66,7 @@ class EngineLink:
         self._waiting: dict[str, asyncio.Future[Finished | Rejected]] = {}
         self._listeners: dict[str, OnDelta] = {}
         self._reply: asyncio.Future[Frame] | None = None
+        self._measures: deque[asyncio.Future[Measured]] = deque()
         self._tags = itertools.count()
         self._heard = time.monotonic()
         self._fewer = asyncio.Event()
@@ -146,6 +150,13 @@ class EngineLink:
         finally:
             self._reply = None
 
+    async def measure(self, timeout_s: float) -> Measured:
+        """What the engine says that it works on, and what vLLM has counted; TimeoutError, EngineDiedError."""
+        answer: asyncio.Future[Measured] = asyncio.get_running_loop().create_future()
+        self._send(Measure())
+        self._measures.append(answer)
+        return await asyncio.wait_for(answer, timeout_s)
+
     async def below(self, sequences: int) -> None:
         """Return as soon as the engine works on fewer samples than this; EngineDiedError if it ends before."""
         while self.sequences >= sequences:
@@ -197,8 +208,9 @@ class EngineLink:
             for answer in self._waiting.values():
                 if not answer.done():
                     answer.set_exception(EngineDiedError(self._cause))
-            if self._reply is not None and not self._reply.done():
-                self._reply.set_exception(EngineDiedError(self._cause))
+            for asked in (*self._measures, self._reply):
+                if asked is not None and not asked.done():
+                    asked.set_exception(EngineDiedError(self._cause))
 
     def _take(self, frame: Frame) -> None:
         if isinstance(frame, Beat):
@@ -210,6 +222,10 @@ class EngineLink:
             answer = self._waiting.get(frame.tag)
             if answer is not None and not answer.done():
                 answer.set_result(frame)
+        elif isinstance(frame, Measured):
+            asked = self._measures.popleft()
+            if not asked.done():
+                asked.set_result(frame)
         elif isinstance(frame, Obeyed | Probed) and self._reply is not None and not self._reply.done():
             self._reply.set_result(frame)
 

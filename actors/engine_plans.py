@@ -12,6 +12,7 @@ from actors.engine_host import EnginePlan
 from actors.lora import adapter_path, lora_args, zero_adapter
 from actors.memory import engine_need, gpu_total_bytes
 from actors.models import kv_bytes_per_token, local_path, weight_bytes
+from actors.nvml import gpu_and_driver
 from actors.platform import engine_args
 from actors.protocol import LoadEngine
 from actors.shapes import shape_of
@@ -38,10 +39,11 @@ class EnginePlans:
     """
 
     def __init__(
-        self, experts: Sequence[ExpertSpec], engine: EngineSettings, *, cores: tuple[int, ...], cuda: bool
-    ) -> None:
+        self, experts: Sequence[ExpertSpec], engine: EngineSettings, *, cores: tuple[int, ...], cuda: bool,
+        metrics: bool = False,
+    ) -> None:  # fmt: skip
         self._experts = {e.name: e for e in experts}
-        self._engine, self._cores, self._cuda = engine, cores, cuda
+        self._engine, self._cores, self._cuda, self._metrics = engine, cores, cuda, metrics
         self._paths: dict[str, Path] = {}
         self._plans: dict[str, EnginePlan] = {}
 
@@ -92,19 +94,19 @@ class EnginePlans:
             threads=self._engine.threads or len(self._cores), cores=self._cores, cuda=self._cuda,
         )  # fmt: skip
         wants_canary = bool(self._engine.max_sleeping) or self._has_sibling(expert, shape)
-        total = gpu_total_bytes(0) if self._cuda else 0
+        total, device = (gpu_total_bytes(0), gpu_and_driver(0)) if self._cuda else (0, "")
         return EnginePlan(
             key=spec.engine_key, frame=frame, shape=shape,
-            canary=canary_key(path, args, _vllm_version()) if wants_canary else "",
+            canary=canary_key(path, args, _vllm_version(), device) if wants_canary else "",
             need=engine_need(args, weight_bytes(path), cuda=self._cuda, gpu_total_bytes=total),
         )  # fmt: skip
 
     def _args(self, expert: str) -> dict[str, object]:
         spec, path = self._experts[expert], self.path(expert)
         args = engine_args(spec, str(path), self._engine, cuda=self._cuda, kv_bytes_per_token=self._kv_bytes(expert))
+        if self._metrics:
+            args["disable_log_stats"] = False
         if self._cuda and self._engine.max_sleeping:
-            args["enable_sleep_mode"] = True
-        if self._engine.max_sleeping and self._cuda:
             args["enable_sleep_mode"] = True
         adapters = [adapter_path(e) for e in self._family(spec) if e.lora]
         return args | lora_args(adapters, cuda=self._cuda) if adapters else args
@@ -137,7 +139,8 @@ class EnginePlans:
 
     def _fake_plan(self, spec: ExpertSpec) -> EnginePlan:
         timing: dict[str, object] = {
-            "expert": spec.name, "tokens_per_s": self._engine.fake_tokens_per_s, "load_s": self._engine.fake_load_s,
+            "expert": spec.engine_key, "tokens_per_s": self._engine.fake_tokens_per_s,
+            "load_s": self._engine.fake_load_s,
         }  # fmt: skip
         return EnginePlan(
             key=spec.engine_key, frame=LoadEngine(args={"max_model_len": spec.max_model_len}, fake=timing)

@@ -16,8 +16,11 @@ import socket
 import sys
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
+from actors.orphans import die_with_parent, maker_of
 from actors.protocol import (
     Abort,
     Beat,
@@ -26,6 +29,8 @@ from actors.protocol import (
     Frame,
     Generate,
     LoadEngine,
+    Measure,
+    Measured,
     Obeyed,
     Probe,
     Probed,
@@ -95,6 +100,9 @@ class _FakeEngine:
                 message = f"the prompt has {fake_tokens(prompt)} tokens, the context {self._max_model_len}"
                 return [Rejected(tag=frame.tag, kind="prompt_too_long", message=message)]
             self._queue.append(frame)
+        elif isinstance(frame, Measure):
+            samples = [*(g.n for g in self._queue), *(len(r.answer.samples) for r in self._running.values())]
+            return [Measured(running=sum(samples), families=[])]
         elif isinstance(frame, Probe):
             tokens = tuple(fake_text(self._expert, "canary", 0).encode())
             return [Probed(tokens=tokens, logprobs=(0.0,) * len(tokens))]
@@ -161,7 +169,10 @@ def _prompt(request: Generate) -> str:
 def main() -> None:
     """Serve the socket whose file descriptor is the first argument."""
     started = time.monotonic()
+    with suppress(OSError):  # as a real one: the kernel takes it before its slot
+        Path("/proc/self/oom_score_adj").write_text("1000")
     with socket.socket(fileno=int(sys.argv[1])) as sock:
+        die_with_parent(maker_of(sock))
         try:
             _serve(sock, started)
         except (EOFError, ConnectionError):

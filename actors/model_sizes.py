@@ -22,6 +22,8 @@ FAKE_BYTES = 1_000_000
 
 def size_of(spec: ExpertSpec, *, fake: bool = False) -> ModelSize:
     """The size of an expert's model, from its files' headers where they are here, else from its name."""
+    if spec.is_remote:
+        return ModelSize(weight_bytes=0, kv_bytes_per_token=0, is_remote=True)
     if fake:
         return ModelSize(weight_bytes=FAKE_BYTES, kv_bytes_per_token=1)
     try:
@@ -38,6 +40,8 @@ def size_of(spec: ExpertSpec, *, fake: bool = False) -> ModelSize:
 
 def machine_of(settings: Settings) -> Machine:
     """The machine that these settings ask for: GPUs if `gpus` names some or any are here, else CPU slots."""
+    if not settings.pool.local:
+        return Machine(slots=0)
     here = visible_gpus()
     gpus = settings.gpus or here
     if not gpus or settings.engine.kind == "fake":

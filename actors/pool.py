@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RayTaskError
 
 from actors.engine_host import EngineDiedError, LoadError
 from actors.pool_state import SlotState, StageState, stage_of
 from actors.slot_pool import LeaseLostError, PoolConfig, SlotPool
 from symoe_ray.core import Failure, ResourceError
-from symoe_ray.ledger import Chunk, Commits, Part
+from symoe_ray.ledger import Chunk, Commits, Part, split
 from symoe_ray.ports import Progress, SlotStatus, StageSummary
+from symoe_ray.retrying import delay_s
 from symoe_ray.scheduling import GroupView, Lease, Prepare, ask_order, decide
+
+SLOT_LOST = (RayActorError, NodeDiedError, ObjectLostError)
 
 
 class EnginePool(SlotPool):
@@ -23,7 +27,7 @@ class EnginePool(SlotPool):
 
     def __init__(self, config: PoolConfig) -> None:
         super().__init__(config)
-        self._commits = Commits(self._storage, config.epoch)
+        self._commits = Commits(self._storage, config.epoch, config.token)
         self._stage: StageState | None = None
         self._leases = 0
 
@@ -77,20 +81,19 @@ class EnginePool(SlotPool):
             return
         for view in ask_order([self._view(s, stage.groups) for s in self._slots.values()], self._group_views(stage)):
             self._ask(stage, self._slots[view.id])
-        if stage.open_chunks and all(s.gone for s in self._slots.values()):
+        if any(self._orphaned(key) for key in self._waited_for(stage)):
             self._abandon(stage, ResourceError("no slot is left: every slot actor has died and none came back"))
-        for key in [k for k, group in stage.groups.items() if group.rows and self._hopeless(stage, k)]:
-            if key not in stage.failing and any(s.available for s in self._slots.values()):
-                stage.failing.add(key)
-                self._spawn(self._fail_group(stage, key))
+        self._try_suspects(stage)
+        self._doom_hopeless(stage)
+        if stage.doomed and not stage.failing and any(s.available for s in self._slots.values()):
+            stage.failing = True
+            self._spawn(self._fail_doomed(stage))
 
     def _ask(self, stage: StageState, slot: SlotState) -> None:
         """Have decided, again and again, what a slot does next."""
-        while True:
-            decision = decide(
-                self._view(slot, stage.groups), self._group_views(stage), self._costs.costs(),
-                slots=sum(s.available for s in self._slots.values()), then=stage.then,
-            )  # fmt: skip
+        while not slot.alone:
+            views, slots = self._choice(slot, self._group_views(stage))
+            decision = decide(self._view(slot, stage.groups), views, self._costs.costs(), slots=slots, then=stage.then)
             match decision:
                 case Lease():
                     self._grant(stage, slot, decision)
@@ -101,13 +104,16 @@ class EnginePool(SlotPool):
                     return
 
     def _grant(self, stage: StageState, slot: SlotState, lease: Lease) -> None:
-        group = stage.groups[lease.key]
-        chunk, rest = group.take(lease.rows)
+        chunk, rest = stage.groups[lease.key].take(lease.rows)
         stage.open_chunks += rest
-        group.running_rows += chunk.rows
-        if slot.key != lease.key:
-            slot.key, slot.loaded, slot.promised = lease.key, False, ""
-            slot.had.add(lease.key)
+        self._lend(stage, slot, chunk)
+
+    def _lend(self, stage: StageState, slot: SlotState, chunk: Chunk) -> None:
+        key = self._experts[chunk.expert].engine_key
+        stage.groups[key].running_rows += chunk.rows
+        if slot.key != key:
+            slot.key, slot.loaded, slot.promised = key, False, ""
+            slot.had.add(key)
         self._leases += 1
         name, now = f"{self._leases:06d}", time.monotonic()
         if not slot.leases:
@@ -117,8 +123,7 @@ class EnginePool(SlotPool):
 
     async def _work(self, stage: StageState, slot: SlotState, chunk: Chunk, lease: str) -> None:
         """One chunk on one slot, from the load of its engine to the commit of its last part."""
-        left: Chunk | None = chunk
-        parts: list[Part] = []
+        left, parts = chunk, list[Part]()
         key = self._experts[chunk.expert].engine_key
         try:
             await self._have_engine(slot, chunk.expert, key)
@@ -135,23 +140,25 @@ class EnginePool(SlotPool):
                     self._finish_rows(stage, slot, lease, chunk, chunk.rows - came)
                     self._dispatch()
             self._emit_generate(slot, chunk, parts, time.monotonic() - started)
-            left = None
+            left = replace(left, rows=0)
         except LeaseLostError:
             pass
-        except RayActorError as error:
+        except SLOT_LOST as error:
             self._emit("crash", slot, expert=chunk.expert, message=f"slot actor: {error}".splitlines()[0])
             self._lose(slot)
+            left = replace(left, deaths=left.deaths + 1)
         except Exception as error:  # whatever else it is, it must not end in the chunk being granted for ever
             cause = error.cause if isinstance(error, RayTaskError) else error
             if isinstance(cause, LoadError):
                 self._load_failed(stage, slot, chunk.expert, key, cause)
+                if self._fits(slot, key):
+                    await asyncio.sleep(delay_s("load_failed", stage.load_failures[slot.info.id, key]))
             elif not isinstance(cause, EngineDiedError):  # which says that the slot gave the lease up, started anew
-                self._abandon(stage, RuntimeError(f"{slot.info.id}, {chunk.expert}: {error}"))
+                self._abandon(stage, _unexpected(f"{slot.info.id}, {chunk.expert}", error))
         finally:
             self._settle(stage, slot, lease, chunk, left)
 
-    def _commit(self, stage: StageState, chunk: Chunk | None, part: Part) -> Chunk | None:
-        assert chunk is not None
+    def _commit(self, stage: StageState, chunk: Chunk, part: Part) -> Chunk:
         self._commits.append([part])
         stage.rows += len(part.done)
         stage.failed += part.failed
@@ -172,7 +179,8 @@ class EnginePool(SlotPool):
 
     def _fits(self, slot: SlotState, key: str) -> bool:
         assert self._stage is not None
-        return self._stage.load_failures[slot.info.id, key] < self._config.engine.max_attempts
+        most = self._config.engine.max_attempts
+        return self._serves(slot, key) and self._stage.load_failures[slot.info.id, key] < most
 
     def _label(self) -> str:
         return self._stage.name if self._stage else ""
@@ -183,32 +191,83 @@ class EnginePool(SlotPool):
 
     def _hopeless(self, stage: StageState, key: str) -> bool:
         """Whether every slot that is left has failed to load an engine."""
-        slots = [s for s in self._slots.values() if not s.gone]
+        slots = [s for s in self._slots.values() if not s.gone and self._serves(s, key)]
         return bool(slots) and not any(self._fits(s, key) for s in slots)
 
-    async def _fail_group(self, stage: StageState, key: str) -> None:
-        """Record what waits for an engine that no slot can load as failed rows."""
-        failure = Failure(boundary="engine", kind="load_failed", message=stage.load_errors[key], retryable=True)
+    def _waited_for(self, stage: StageState) -> set[str]:
+        """The engine keys that some chunk waits for."""
+        apart = [*stage.suspects, *(chunk for chunk, _ in stage.doomed)]
+        waiting = {key for key, group in stage.groups.items() if group.rows}
+        return waiting | {self._experts[chunk.expert].engine_key for chunk in apart}
+
+    def _try_suspects(self, stage: StageState) -> None:
+        """Give suspect chunks to slots that have nothing else, and get nothing else meanwhile."""
+        for chunk in list(stage.suspects):
+            key = self._experts[chunk.expert].engine_key
+            idle = [s for s in self._slots.values() if s.available and not s.leases and self._fits(s, key)]
+            if idle:
+                slot = min(idle, key=lambda s: s.key != key)
+                stage.suspects.remove(chunk)
+                slot.alone = True
+                self._lend(stage, slot, chunk)
+
+    def _doom_hopeless(self, stage: StageState) -> None:
+        """Give up what waits for an engine that no slot can load."""
+        for key, group in stage.groups.items():
+            waiting = [c for c in stage.suspects if self._experts[c.expert].engine_key == key]
+            if (group.rows or waiting) and self._hopeless(stage, key):
+                attempts, message = self._config.engine.max_attempts, stage.load_errors.get(key, "no slot is left")
+                failure = Failure(
+                    boundary="engine", kind="load_failed", message=message, retryable=True, attempt=attempts
+                )
+                for chunk in waiting:
+                    stage.suspects.remove(chunk)
+                while group.waiting:
+                    waiting.append(group.take(group.waiting[0].rows)[0])
+                stage.doomed += [(chunk, failure) for chunk in waiting]
+
+    async def _fail_doomed(self, stage: StageState) -> None:
+        """Record chunks that are given up as failed rows."""
         try:
-            while (group := stage.groups[key]).waiting:
+            while stage.doomed:
                 slot = next((s for s in self._slots.values() if s.available), None)
                 if slot is None:
                     break
-                chunk, _ = group.take(group.waiting[0].rows)  # now: others may be put in front of it meanwhile
+                chunk, failure = stage.doomed[0]
                 self._leases += 1
                 try:
                     part = await slot.actor.fail.remote(chunk, f"{self._leases:06d}", failure)
-                except RayActorError:
-                    group.put(chunk, first=True)
+                except SLOT_LOST:
                     self._lose(slot)
                     continue
+                stage.doomed.popleft()
                 self._commit(stage, chunk, part)
                 self._close_chunk(stage)
         except Exception as error:  # the rows cannot even be written
-            self._abandon(stage, RuntimeError(f"{key}: {error}"))
+            self._abandon(stage, _unexpected(chunk.expert, error))
         finally:
-            stage.failing.discard(key)
+            stage.failing = False
         self._dispatch()
+
+    def _put_back(self, stage: StageState, chunk: Chunk) -> None:
+        """Let what a lease has left undone wait again, before the others.
+
+        A chunk under which slot actors die becomes suspect: its last attempt is on a slot of its own. If that dies too,
+        each half has a last attempt, down to the row that kills its slot, which is given up.
+        """
+        last = self._config.engine.max_attempts
+        if chunk.deaths < max(1, last - 1):
+            stage.groups[self._experts[chunk.expert].engine_key].put(chunk, first=True)
+        elif chunk.deaths < last:
+            stage.suspects.append(chunk)
+        elif chunk.rows == 1:
+            message = "every slot actor that worked on it has died"
+            failure = Failure(boundary="slot", kind="slot_died", message=message, retryable=True, attempt=last)
+            stage.doomed.append((chunk, failure))
+        else:
+            halves = split(replace(chunk, deaths=last - 1), chunk.rows // 2)
+            stage.suspects += [half for half in halves if half is not None]
+            stage.open_chunks += 1
 
     def _finish_rows(self, stage: StageState, slot: SlotState, lease: str, chunk: Chunk, left: int) -> None:
         """Note how many rows of a lease are unfinished."""
@@ -216,14 +275,15 @@ class EnginePool(SlotPool):
         stage.groups[key].running_rows += max(0, left) - slot.leases[lease]
         slot.leases[lease] = max(0, left)
 
-    def _settle(self, stage: StageState, slot: SlotState, lease: str, chunk: Chunk, left: Chunk | None) -> None:
+    def _settle(self, stage: StageState, slot: SlotState, lease: str, chunk: Chunk, left: Chunk) -> None:
         self._measure(slot, self._experts[chunk.expert].engine_key)
         self._finish_rows(stage, slot, lease, chunk, 0)
         del slot.leases[lease]
+        slot.alone = False
         if not slot.leases and slot.state != "lost":
             slot.state = "idle"
-        if left is not None and left.rows > 0:
-            stage.groups[self._experts[chunk.expert].engine_key].put(left, first=True)
+        if left.rows > 0:
+            self._put_back(stage, left)
         else:
             self._close_chunk(stage)
         self._dispatch()
@@ -246,6 +306,7 @@ class EnginePool(SlotPool):
                 key=key, rows=group.rows, tokens=group.tokens, running_rows=group.running_rows,
                 hosts=hosts.count(key), shape=self._costs.shape(key),
                 starting_rows=sum(s.rows for s in slots if s.key == key and not s.loaded),
+                tensor_parallel_size=self._sizes[key][0] if self._on_gpus else 1,
             )
             for key, group in stage.groups.items()
         }  # fmt: skip
@@ -257,6 +318,12 @@ class EnginePool(SlotPool):
             "generate", slot, expert=chunk.expert, seconds=round(seconds, 3), requests=sum(p.requests for p in parts),
             prompt_tokens=sum(p.prompt_tokens for p in parts), completion_tokens=tokens,
         )  # fmt: skip
+
+
+def _unexpected(where: str, error: Exception) -> Exception:
+    """What ends a stage: what the storage lacks or does not let us do is the user's to mend."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    return ResourceError(f"{where}: {cause}") if isinstance(cause, OSError) else RuntimeError(f"{where}: {error}")
 
 
 PoolActor = ray.remote(EnginePool)

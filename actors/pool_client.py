@@ -16,7 +16,6 @@ from symoe_ray.core import InputError, ResourceError
 from symoe_ray.ledger import Chunk
 from symoe_ray.ports import Progress, StageSummary
 from symoe_ray.settings import Settings
-from symoe_ray.storage import Storage
 
 POLL_S = 0.5
 STOP_TIMEOUT_S = 30.0
@@ -56,18 +55,17 @@ class PoolClient:
 
 
 @contextmanager
-def pool(settings: Settings, run_uri: str, epoch: int, started: float) -> Iterator[PoolClient]:
+def pool(settings: Settings, run_uri: str, epoch: int, started: float, token: str = "") -> Iterator[PoolClient]:
     """A pool for the time of a run; its engines end with it, however the run ends."""
     plan: SlotPlan = slot_plan(settings)
     config = PoolConfig(
-        run_uri=run_uri, epoch=epoch, started=started, experts=settings.pool.experts, engine=settings.engine,
-        slots=plan.slots, gpus_per_slot=plan.gpus_per_slot,
+        run_uri=run_uri, epoch=epoch, token=token, started=started, experts=settings.pool.experts,
+        engine=settings.engine,
+        places=plan.places, rule=plan.rule, node_wait_s=settings.cluster.node_wait_s,
     )  # fmt: skip
-    options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 1000}
-    if Storage(run_uri).is_local:  # the pool writes the commits that the driver reads
-        node = ray.get_runtime_context().get_node_id()
-        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-    actor = PoolActor.options(**options).remote(config)
+    # on the driver's node: there it sees a local run folder, and ends with the driver and not before it
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = PoolActor.options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here).remote(config)
     try:
         try:
             ray.get(actor.start.remote())

@@ -7,12 +7,15 @@ import json
 import time
 from collections import defaultdict, deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from actors.placing import Reservation
 from actors.slot import SlotInfo
-from symoe_ray.core import ExpertSpec
+from symoe_ray.core import ExpertSpec, Failure
 from symoe_ray.ledger import Chunk, split
+from symoe_ray.slot_places import Place
 from symoe_ray.storage import Storage
 
 
@@ -21,11 +24,16 @@ class SlotState:
     """A slot: the engine key it has or is loading, the one promised next, the rows of each lease that are unfinished.
 
     `tokens` is what its engine had generated when it was last asked; `written` what it has committed since
-    `measured_at`, both for the measure of its speed. Times are those of `time.monotonic`.
+    `measured_at`, both for the measure of its speed. `alone`: it works on a suspect chunk and gets nothing else.
+    `serves` is the engine key of a server's model, if it is the slot of one ("": it has engines). Times are those of
+    `time.monotonic`.
     """
 
     info: SlotInfo
     actor: Any
+    serves: str = ""
+    place: Place = field(default_factory=Place)
+    reservation: Reservation | None = None
     key: str = ""
     promised: str = ""
     expert: str = ""
@@ -43,6 +51,8 @@ class SlotState:
     measured_at: float = 0.0
     leased_at: float = 0.0
     had: set[str] = field(default_factory=set)
+    alone: bool = False
+    watched: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -79,7 +89,10 @@ class Group:
 
 @dataclass(slots=True)
 class StageState:
-    """A stage under way: its work by engine key, what has come, what could not be loaded, which keys the next wants."""
+    """A stage under way: its work by engine key, what has come, what could not be loaded, which keys the next wants.
+
+    `suspects` are chunks under which slot actors have died, `doomed` those that end as failed rows.
+    """
 
     name: str
     groups: dict[str, Group]
@@ -94,29 +107,36 @@ class StageState:
     live_tokens: int = 0
     load_failures: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     load_errors: dict[str, str] = field(default_factory=dict)
-    failing: set[str] = field(default_factory=set)
+    suspects: deque[Chunk] = field(default_factory=deque)
+    doomed: deque[tuple[Chunk, Failure]] = field(default_factory=deque)
+    failing: bool = False
     finished: asyncio.Event = field(default_factory=asyncio.Event)
     error: Exception | None = None
 
 
 class EventLog:
-    """events.jsonl of a run: one object a line, written a few at a time."""
+    """events.jsonl of a run: one object a line, written a few at a time.
+
+    Times are `started`, in epoch seconds, and what a monotonic clock has counted since: the wall clock may jump.
+    """
 
     def __init__(self, storage: Storage, attempt: int, started: float) -> None:
         self._storage, self._attempt, self._started = storage, attempt, started
+        self._zero = time.monotonic() - max(0.0, time.time() - started)
         self._lines: list[str] = []
 
     def add(self, stage: str, slot: str, event: str, **values: object) -> None:
         """Note an event with the time, epoch seconds and seconds since the attempt began."""
-        now = time.time()
-        head = {"time": round(now, 3), "t": round(now - self._started, 3), "attempt": self._attempt}
+        t = time.monotonic() - self._zero
+        head = {"time": round(self._started + t, 3), "t": round(t, 3), "attempt": self._attempt}
         self._lines.append(json.dumps({**head, "stage": stage, "slot": slot, "event": event, **values}) + "\n")
 
     def flush(self) -> None:
-        """Write what was noted since the last time."""
+        """Write what was noted since the last time. Where it cannot be written, it waits: events decide nothing."""
         if self._lines:
-            lines, self._lines = self._lines, []
-            self._storage.append_text("events.jsonl", "".join(lines))
+            with suppress(OSError):
+                self._storage.append_text("events.jsonl", "".join(self._lines))
+                self._lines = []
 
 
 def stage_of(

@@ -8,6 +8,8 @@ import struct
 
 import msgspec
 
+from symoe_ray.serving.engine_metrics import Family
+
 MAX_PACKET = 1 << 20
 _LENGTH = struct.Struct("<I")
 
@@ -124,6 +126,17 @@ class Probe(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     """Answer the canary: a fixed prompt, greedily, alone."""
 
 
+class Measure(msgspec.Struct, tag=True, frozen=True, kw_only=True):
+    """Say what is being generated, and what vLLM has counted."""
+
+
+class Measured(msgspec.Struct, tag=True, frozen=True, kw_only=True):
+    """Samples that are being generated, and vLLM's metrics since the process began."""
+
+    running: int
+    families: list[Family]
+
+
 class Obeyed(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     """A `Reload`, `Sleep` or `Wake` is done."""
 
@@ -180,7 +193,7 @@ class ZygoteReady(msgspec.Struct, tag=True, frozen=True, kw_only=True):
 
 Frame = (
     LoadEngine | Generate | Abort | Ready | Delta | Finished | Rejected | Beat | Fatal
-    | Reload | Sleep | Wake | Probe | Obeyed | Probed
+    | Reload | Sleep | Wake | Probe | Obeyed | Probed | Measure | Measured
     | Fork | Learn | Forked | Exited | ZygoteReady
 )  # fmt: skip
 _encoder = msgspec.msgpack.Encoder()

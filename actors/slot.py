@@ -6,7 +6,7 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,27 +25,38 @@ from actors.models import weight_bytes
 from actors.platform import cores_of, engine_environment, visible_gpus
 from actors.read_ahead import read_ahead
 from symoe_ray.core import Completion, ExpertSpec, Failure, Request, ResourceError
+from symoe_ray.fingerprints import digest
 from symoe_ray.ledger import Chunk, Part, work_of
+from symoe_ray.retrying import delay_s
 from symoe_ray.serving.asking import Ask, Grown, Growth, Reply
+from symoe_ray.serving.engine_metrics import Counts, Family
 from symoe_ray.settings import EngineSettings
 from symoe_ray.storage import Storage
 from symoe_ray.tables import RESPONSES, request_of, response_row, table_of
 
 FLUSH_S = 15.0
 TELL_S = 0.5
+MEASURE_TIMEOUT_S = 2.0
+PIECE_S = 0.03  # a piece of a stream takes milliseconds of other processes' time, a token of a small model one
+ENGINE_DIED = "engine_died"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotConfig:
-    """What a slot is made of. `index` counts the slots; `slots` is how many share the machine's cores."""
+    """What a slot is made of. `index` counts the slots; `slots` is how many share the machine's cores.
+
+    `metrics`: vLLM's own are wanted, which costs a little of every step.
+    """
 
     id: str
     index: int
     slots: int
     run_uri: str
     epoch: int
+    token: str = ""
     experts: tuple[ExpertSpec, ...]
     engine: EngineSettings
+    metrics: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +88,14 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What the live engine says of itself: samples that it works on; and what all engines of the slot have counted."""
+
+    running: int
+    families: tuple[Family, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prefetched:
     """A model's files are in the page cache: so many bytes, read in so many seconds."""
 
@@ -102,7 +121,8 @@ class Slot:
         cuda = config.engine.kind == "vllm" and visible_gpus() > 0
         cores = () if cuda else cores_of(config.index, config.slots)
         self._cuda = cuda
-        self._plans = EnginePlans(config.experts, config.engine, cores=cores, cuda=cuda)
+        self._plans = EnginePlans(config.experts, config.engine, cores=cores, cuda=cuda, metrics=config.metrics)
+        self._counts = Counts(config.id)
         self._host: EngineHost | None = None
         self._key = ""
         self._loading = asyncio.Lock()
@@ -115,18 +135,15 @@ class Slot:
         """Be ready for work; where the slot is. Work that a lost lease has left behind is given up."""
         for task in self._working:
             task.cancel()
-        node = ray.get_runtime_context().get_node_id()
-        if not self._storage.exists("manifest.json"):
-            raise ResourceError(
-                f"node {node} does not see the run at {self._storage.uri}: output_dir must be shared storage"
-            )
+        node = self._node()
         if self._host is None:
             self._host = EngineHost(self._launchers(), self._host_settings(), CanaryBook(default_folder()))
+            self._host.get_ready()
         return SlotInfo(
             id=self._config.id,
             node=node,
             pid=os.getpid(),
-            gpus=visible_gpus() if self._cuda else 0,
+            gpus=len(ray.get_gpu_ids()),
         )
 
     async def resolve(self, experts: list[str]) -> dict[str, str]:
@@ -210,10 +227,21 @@ class Slot:
                 task.cancel()
             self._working -= tasks.keys()
 
-    async def ask(self, ask: Ask) -> AsyncIterator[Grown | Reply]:
-        """Answer one request: what its samples grow by, if it is streamed, and the reply at the end.
+    async def answer(self, ask: Ask) -> Reply:
+        """Answer one request that is not streamed. Cancelling the call aborts it."""
+        work = asyncio.create_task(self._reply(ask, Growth()))
+        self._working.add(work)
+        try:
+            return await work
+        finally:
+            work.cancel()
+            self._working.discard(work)
 
-        What grows while the caller is busy is told in one. A caller that goes away has the request aborted.
+    async def ask(self, ask: Ask) -> AsyncIterator[Grown | Reply]:
+        """Answer one request that is streamed: what its samples grow by, and the reply at the end.
+
+        What grows in `PIECE_S`, or while the caller is busy, is told in one. A caller that goes away has the request
+        aborted.
         """
         growth = Growth()
         work = asyncio.create_task(self._reply(ask, growth))
@@ -224,6 +252,7 @@ class Slot:
                 await growth.changed.wait()
                 if texts := growth.take():
                     yield Grown(texts)
+                    await asyncio.wait([work], timeout=PIECE_S)
             yield work.result()
         finally:
             work.cancel()
@@ -232,7 +261,10 @@ class Slot:
     async def fail(self, chunk: Chunk, lease: str, failure: Failure) -> Part:
         """Record every row that a chunk lacks as failed."""
         work = await asyncio.to_thread(work_of, chunk, self._storage)
-        items = [_Item(row, samples, completions=_failed(row["request_id"], samples, failure)) for row, samples in work]  # type: ignore[arg-type]
+        items = [
+            _Item(row, samples, failure.attempt, _failed(str(row["request_id"]), samples, failure))
+            for row, samples in work
+        ]
         return await self._write(chunk, lease, items, _count_rows(items), 0.0)
 
     async def progress(self) -> tuple[int, list[str]]:
@@ -243,9 +275,20 @@ class Slot:
         self._host.deaths.clear()  # in place: the engines that live hold it
         return self._host.tokens, deaths
 
-    async def at_work(self) -> int:
-        """Samples that the live engine works on."""
-        return self._host.sequences if self._host is not None else 0
+    async def measure(self) -> Told:
+        """What the live engine says of itself."""
+        running = await self._measured()
+        return Told(running=running, families=tuple(self._counts.families()))
+
+    async def _measured(self) -> int:
+        """Note what vLLM has counted; the samples that it works on."""
+        told = await self._host.measure(MEASURE_TIMEOUT_S) if self._host is not None else None
+        if told is None or self._host is None or self._host.report is None:
+            self._counts.idle()
+            return 0
+        experts = ",".join(e.name for e in self._config.experts if e.engine_key == self._key)
+        self._counts.note(experts, self._host.report.pid, told.families)
+        return told.running
 
     async def stop(self) -> None:
         """End everything that the slot has started."""
@@ -254,18 +297,25 @@ class Slot:
             await self._host.close()
             self._host, self._key = None, ""
 
+    def _node(self) -> str:
+        """The node that the slot is on; ResourceError where that does not see the run."""
+        node: str = ray.get_runtime_context().get_node_id()
+        if not self._storage.exists("manifest.json"):
+            raise ResourceError(
+                f"node {node} does not see the run at {self._storage.uri}: output_dir must be shared storage"
+            )
+        return node
+
     def _launchers(self) -> list[Launcher]:
-        folder = (
-            Path(self._storage.path("logs")) if self._storage.is_local else Path(tempfile.gettempdir(), "symoe-ray")
-        )
+        folder = log_folder(self._storage)
         folder.mkdir(parents=True, exist_ok=True)
         log = str(folder / f"{self._config.id}.log")
         if self._config.engine.kind == "fake":
             return [SpawnLauncher("actors.fake_engine", {}, log)]
         environment = engine_environment(offline=True)
         spawn = SpawnLauncher("actors.engine", environment, log)
-        if any(e.tensor_parallel_size > 1 for e in self._config.experts):
-            return [spawn]
+        if visible_gpus() > 1 if self._cuda else any(e.tensor_parallel_size > 1 for e in self._config.experts):
+            return [spawn]  # an engine over several has processes of its own
         return [ForkLauncher(environment, log), spawn]
 
     def _host_settings(self) -> HostSettings:
@@ -286,6 +336,8 @@ class Slot:
             if self._key not in ("", spec.engine_key) and not swap:
                 raise LoadError(f"the slot has been given to another engine ({self._key})")
             self._cancel_preparing()
+            if self._config.metrics:
+                await self._measured()  # what the engine that goes has counted goes with it
             report = await self._host.load(await self._plan(spec))
             self._key = spec.engine_key
             return report
@@ -322,9 +374,10 @@ class Slot:
                 return
             except EngineDiedError as error:
                 if item.attempt >= last:
-                    failure = Failure(boundary="engine", kind="engine_died", message=str(error), retryable=True)
+                    failure = Failure(boundary="engine", kind=ENGINE_DIED, message=str(error), retryable=True)
                     item.completions = _failed(request.id, item.samples, failure)
                     return
+                await asyncio.sleep(delay_s(ENGINE_DIED, item.attempt))
 
     async def _attempt(
         self, request: Request, attempt: int, json_schema: str = "", on_delta: OnDelta | None = None
@@ -349,21 +402,26 @@ class Slot:
             except EngineDiedError as error:
                 if attempt < last and not growth.begun:
                     continue
-                failure = Failure(boundary="engine", kind="engine_died", message=str(error), retryable=True)
+                failure = Failure(boundary="engine", kind=ENGINE_DIED, message=str(error), retryable=True)
             except LoadError as error:
                 failure = Failure(boundary="engine", kind="load_failed", message=str(error)[:500], retryable=True)
             completions = _failed(request.id, list(range(request.n)), failure)
             break
         return Reply(completions=tuple(completions), seconds=time.monotonic() - started)
 
+    def _prompt_tokens(self, completions: Sequence[Completion]) -> int:
+        """What a request's prompt has cost: its samples share it."""
+        return completions[0].prompt_tokens
+
     async def _write(
         self, chunk: Chunk, lease: str, items: list[_Item], open_rows: dict[int, int], seconds: float
     ) -> Part:
         self._parts += 1
-        name = f"part-{chunk.id}-{self._config.epoch:04d}-{lease}-{self._parts:06d}.parquet"
+        attempt = f"{self._config.epoch:04d}{self._config.token}"
+        name = f"part-{chunk.id}-{attempt}-{lease}-{self._parts:06d}.parquet"
         path = f"responses/{chunk.stage}/expert={chunk.expert}/{name}"
         rows = [response_row(i.row, c, i.attempt) for i in items for c in i.completions]
-        await asyncio.to_thread(self._storage.write_table, path, table_of(rows, RESPONSES))
+        size = await asyncio.to_thread(self._storage.write_table, path, table_of(rows, RESPONSES))
         for item in items:
             open_rows[item.row["row"]] -= 1
         return Part(
@@ -376,11 +434,19 @@ class Slot:
             requests=len(items),
             samples=len(rows),
             failed=sum(r["failure"] is not None for r in rows),
-            prompt_tokens=sum(i.completions[0].prompt_tokens for i in items),
+            prompt_tokens=sum(self._prompt_tokens(i.completions) for i in items),
             completion_tokens=sum(r["completion_tokens"] for r in rows),
             seconds=seconds,
             done=tuple(sorted({i.row["row"] for i in items if not open_rows[i.row["row"]]})),
+            bytes=size,
         )
+
+
+def log_folder(run: Storage) -> Path:
+    """Where the engines' output goes: into the run, or where that is not on a disk, a folder for this user and run."""
+    if run.is_local:
+        return Path(run.path("logs"))
+    return Path(tempfile.gettempdir(), f"symoe-ray-{os.getuid()}", digest(run.uri)[:16])
 
 
 def _failed(request_id: str, samples: list[int], failure: Failure) -> list[Completion]:

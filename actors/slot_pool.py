@@ -1,8 +1,8 @@
 """What every pool does with its slots: starts them, changes their engines, measures them, revives them, ends them.
 
-`EnginePool` gives them the chunks of a run, `OnlinePool` requests that arrive one by one. Both run as one async actor,
-the owner of all this state: one event loop, so no locks. They decide nothing themselves: `symoe_ray.scheduling.decide`
-does, from a view of the state.
+`EnginePool` gives them the chunks of a run, `OnlinePool` requests that arrive one by one. The first is an async actor,
+the second a part of the endpoint's replica: one event loop owns all this state, so no locks. They decide nothing
+themselves: `symoe_ray.scheduling.decide` does, from a view of the state.
 """
 
 from __future__ import annotations
@@ -11,23 +11,30 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Coroutine, Iterable, Mapping
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.placing import nodes, reserve
 from actors.pool_costs import CostBook
 from actors.pool_state import EventLog, SlotState
+from actors.remote_slot import RemoteSlotActor
 from actors.slot import Loaded, SlotActor, SlotConfig, SlotInfo
 from symoe_ray.core import ExpertSpec, ResourceError
+from symoe_ray.remote_slots import remote_slots
 from symoe_ray.scheduling import GroupView, SlotView
 from symoe_ray.settings import EngineSettings
+from symoe_ray.slot_places import Place, SlotRule, size_of
 from symoe_ray.storage import Storage
 
 SLOT_START_TIMEOUT_S = 600.0
 WATCH_S = 1.0
+SURVEY_S = 2.0
 EVENT_OF_TIER = {"reload": "reload", "lora": "reload", "wake": "wake"}
 CPU_CAPACITY = 32
 GPU_CAPACITY = 256
@@ -35,15 +42,22 @@ GPU_CAPACITY = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolConfig:
-    """What a pool is made of. `gpus_per_slot` 0 makes CPU slots. `epoch` is this attempt's number at the run."""
+    """What a pool is made of: slots at `places`, and by `rule` on nodes that join (None: such nodes get none).
+
+    `epoch` is this attempt's number at the run, `token` its own. `metrics`: vLLM's own are wanted. `node_wait_s`: how
+    long a node is waited for where all that had slots for some engine are lost.
+    """
 
     run_uri: str
     epoch: int
     started: float
+    token: str = ""
     experts: tuple[ExpertSpec, ...]
     engine: EngineSettings
-    slots: int
-    gpus_per_slot: int = 0
+    places: tuple[Place, ...]
+    rule: SlotRule | None = None
+    node_wait_s: float = 0.0
+    metrics: bool = False
 
 
 class LeaseLostError(Exception):
@@ -61,10 +75,16 @@ class SlotPool(ABC):
         self._experts = {e.name: e for e in config.experts}
         self._storage = Storage(config.run_uri)
         self._slots: dict[str, SlotState] = {}
-        self._costs = CostBook(cuda=bool(config.gpus_per_slot))
+        self._on_gpus = any(place.gpus for place in config.places)
+        self._costs = CostBook(cuda=self._on_gpus)
+        self._started = 0  # slots, those that are gone included
+        self._sizes = {e.engine_key: size_of(e) for e in config.experts}
+        self._met = {place.node for place in config.places}
+        self._orphaned_since: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._events = EventLog(self._storage, config.epoch, config.started)
         self._swaps: Counter[str] = Counter()
+        self._servers = remote_slots(config.experts)
 
     @abstractmethod
     def _dispatch(self) -> None:
@@ -84,19 +104,24 @@ class SlotPool(ABC):
 
     async def start(self) -> list[SlotInfo]:
         """Start the slots; returns where they are."""
-        states = await asyncio.gather(*(self._start_slot(index) for index in range(self._config.slots)))
+        states = await asyncio.gather(
+            *(self._start_slot(place) for place in self._config.places),
+            *(self._start_remote(key, name) for key, name in self._servers.items()),
+        )
         self._slots = {s.info.id: s for s in states}
         self._spawn(self._watch())
+        self._spawn(self._meet_nodes())
         return [s.info for s in states]
 
     async def resolve(self, experts: list[str]) -> dict[str, str]:
         """Have the weights of these experts on every node that has a slot; problems by expert."""
-        # on each node one slot fetches what the others then find
-        first = {s.info.node: s for s in self._slots.values()}
+        # on each node one slot fetches what the others then find; a server's slot fetches nothing
+        first = {s.info.node: s for s in self._slots.values() if not s.serves}
+        first |= {s.serves: s for s in self._slots.values() if s.serves}
         others = [s for s in self._slots.values() if s not in first.values()]
         found: list[dict[str, str]] = []
         for slots in (list(first.values()), others):
-            found += await asyncio.gather(*(s.actor.resolve.remote(experts) for s in slots))
+            found += await asyncio.gather(*(s.actor.resolve.remote(self._reached(s, experts)) for s in slots))
         return {name: problem for problems in found for name, problem in problems.items()}
 
     async def stop(self) -> None:
@@ -108,30 +133,114 @@ class SlotPool(ABC):
             if slot.loaded_expert:
                 self._emit("unload", slot, expert=slot.loaded_expert)
             ray.kill(slot.actor)
+            if slot.reservation is not None:
+                slot.reservation.release()
         self._events.flush()
 
-    async def _start_slot(self, index: int) -> SlotState:
+    async def _start_slot(self, place: Place) -> SlotState:
+        number, self._started = self._started, self._started + 1
         config = SlotConfig(
-            id=f"slot-{index}", index=index, slots=self._config.slots, run_uri=self._config.run_uri,
-            epoch=self._config.epoch, experts=self._config.experts, engine=self._config.engine,
+            id=f"slot-{number}", index=place.index, slots=place.beside, run_uri=self._config.run_uri,
+            epoch=self._config.epoch, token=self._config.token, engine=self._config.engine,
+            experts=tuple(e for e in self._config.experts if not e.is_remote), metrics=self._config.metrics,
         )  # fmt: skip
-        options: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 0, "max_concurrency": 1000}
-        if self._config.gpus_per_slot:
-            options["num_gpus"] = self._config.gpus_per_slot
-        else:
-            options["scheduling_strategy"] = "SPREAD"
-        actor = SlotActor.options(**options).remote(config)
+        reservation = await reserve(place, SLOT_START_TIMEOUT_S)
+        actor = SlotActor.options(
+            num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=1000, **reservation.options
+        ).remote(config)
         try:
             info = await asyncio.wait_for(actor.start.remote(), SLOT_START_TIMEOUT_S)
         except TimeoutError:
-            raise ResourceError(
-                f"slot {index + 1} of {self._config.slots} did not start within {SLOT_START_TIMEOUT_S:.0f} s: "
-                f"does the cluster have {self._config.gpus_per_slot * self._config.slots} free GPUs?"
-            ) from None
-        return SlotState(info=info, actor=actor)
+            reservation.release()
+            raise ResourceError(f"{config.id} did not start within {SLOT_START_TIMEOUT_S:.0f} s") from None
+        return SlotState(info=info, actor=actor, place=place, reservation=reservation)
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
+    async def _meet_nodes(self) -> None:
+        """Give up the slots of nodes that are lost, and give slots to those that have joined."""
+        while self._config.rule is not None:
+            await asyncio.sleep(SURVEY_S)
+            try:
+                alive = {node.id: node for node in await asyncio.to_thread(nodes)}
+            except (RayError, ResourceError) as error:
+                self._events.add(self._label(), "", "crash", expert="", message=f"nodes: {error}"[:500])
+                continue
+            for slot in self._slots.values():
+                if slot.place.node and slot.place.node not in alive and not slot.gone:
+                    self._give_up(slot)
+            new = [node for node in alive.values() if node.id not in self._met]
+            taken = [slot.place for slot in self._slots.values() if not slot.gone and not slot.serves]
+            for place in self._config.rule.places(new, taken=taken):
+                self._met.add(place.node)
+                self._spawn(self._add_slot(place))
+            if any(slot.gone for slot in self._slots.values()):
+                self._dispatch()  # it may have waited long enough for another
+
+    def _give_up(self, slot: SlotState) -> None:
+        """A slot's node is lost: Ray may wait for it for ever."""
+        self._lose(slot)
+        slot.gone = True
+        self._emit("crash", slot, expert="", message=f"node {slot.place.node} is lost")
+        ray.kill(slot.actor)
+        if slot.reservation is not None:
+            slot.reservation.release()
+
+    async def _add_slot(self, place: Place) -> None:
+        """A slot on a node that has joined. What is wrong with the node is an event, and no end of the run."""
+        experts = [name for name, spec in self._experts.items() if not spec.is_remote]
+        name = f"slot-{self._started}"
+        try:
+            slot = await self._start_slot(place)
+            problems = await slot.actor.resolve.remote(experts)
+        except (RayActorError, RayTaskError, ResourceError) as error:
+            message = f"node {place.node} gets no slot: {error}".splitlines()[0][:500]
+            self._events.add(self._label(), name, "crash", expert="", message=message)
+            return
+        for expert, problem in problems.items():
+            self._emit("crash", slot, expert=expert, message=problem[:500])
+        self._slots[slot.info.id] = slot
+        self._emit("join", slot, expert="", node=place.node)
+        self._dispatch()
+
+    async def _start_remote(self, key: str, name: str) -> SlotState:
+        """The slot of a server's model: beside the pool, where the keys are, with nothing of a node's but a process."""
+        config = SlotConfig(
+            id=name, index=0, slots=1, run_uri=self._config.run_uri, epoch=self._config.epoch,
+            token=self._config.token, engine=self._config.engine,
+            experts=tuple(e for e in self._config.experts if e.engine_key == key),
+        )  # fmt: skip
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        actor = RemoteSlotActor.options(
+            num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=1000, scheduling_strategy=here
+        ).remote(config)
+        info = await actor.start.remote()
+        return SlotState(info=info, actor=actor, serves=key, capacity=config.experts[0].server.max_concurrency)
+
+    def _serves(self, slot: SlotState, key: str) -> bool:
+        """Whether requests of a key are a slot's: a server's go to its own, all others to those with room for it."""
+        if key in self._servers or slot.serves:
+            return slot.serves == key
+        return slot.place.holds(self._sizes[key])
+
+    def _orphaned(self, key: str) -> bool:
+        """Whether every slot that requests of a key may go to has died, and none came back or joined in time."""
+        if not all(s.gone for s in self._slots.values() if self._serves(s, key)):
+            self._orphaned_since.pop(key, None)
+            return False
+        since = self._orphaned_since.setdefault(key, time.monotonic())
+        return self._config.rule is None or time.monotonic() - since >= self._config.node_wait_s
+
+    def _reached(self, slot: SlotState, experts: Iterable[str]) -> list[str]:
+        """Those of these experts that a slot may work for."""
+        return [name for name in experts if self._serves(slot, self._experts[name].engine_key)]
+
+    def _choice(self, slot: SlotState, views: Mapping[str, GroupView]) -> tuple[dict[str, GroupView], int]:
+        """What `decide` is to choose from for a slot, and how many available slots share that."""
+        peers = sum(s.available for s in self._slots.values() if s.serves == slot.serves)
+        return {key: view for key, view in views.items() if self._serves(slot, key)}, peers
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run it beside, outside the call that led to it: what that has begun may be cancelled with it by Ray."""
+        task = asyncio.get_running_loop().create_task(work, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -140,7 +249,8 @@ class SlotPool(ABC):
         unknown = sorted(name for name in experts if not self._costs.knows(self._experts[name].engine_key))
         if unknown:
             slots = [s for s in self._slots.values() if s.available]
-            told = await asyncio.gather(*(s.actor.facts.remote(unknown) for s in slots), return_exceptions=True)
+            asked = (s.actor.facts.remote(self._reached(s, unknown)) for s in slots)
+            told = await asyncio.gather(*asked, return_exceptions=True)
             for facts in told:  # what is wrong with a model or a slot shows when it is used
                 for name, fact in facts.items() if isinstance(facts, dict) else ():
                     self._costs.describe(self._experts[name].engine_key, fact)
@@ -206,6 +316,8 @@ class SlotPool(ABC):
             started = slot.actor.start.options(max_task_retries=-1).remote()
             slot.info = await asyncio.wait_for(started, SLOT_START_TIMEOUT_S)
         except (RayActorError, RayTaskError, TimeoutError) as error:
+            if slot.gone:
+                return
             slot.gone = True
             self._emit("crash", slot, expert="", message=f"slot actor is lost: {error}".splitlines()[0])
         else:
@@ -213,22 +325,34 @@ class SlotPool(ABC):
         self._dispatch()
 
     async def _watch(self) -> None:
-        """Once a second: what the slots have generated, and which engines have died."""
+        """Once a second, look at every slot."""
         while True:
             await asyncio.sleep(WATCH_S)
-            for slot in list(self._slots.values()):
-                if not slot.available:
-                    continue
-                try:
-                    tokens, deaths = await slot.actor.progress.remote()
-                except (RayActorError, RayTaskError):
-                    continue
-                # an engine counts from its start, so a smaller number is a new engine's
-                self._note_tokens(tokens - slot.tokens if tokens >= slot.tokens else tokens)
-                slot.tokens = tokens
-                for cause in deaths:
-                    self._emit("crash", slot, expert=slot.expert, message=cause[:500])
+            for slot in self._slots.values():
+                if slot.available and not slot.watched:
+                    slot.watched = True
+                    self._spawn(self._look_at(slot))
             self._events.flush()
+
+    async def _look_at(self, slot: SlotState) -> None:
+        """What a slot has generated, which engines have died. One that gives no answer is killed: Ray restarts it."""
+        timeout_s = self._config.engine.stall_timeout_s
+        try:
+            tokens, deaths = await asyncio.wait_for(slot.actor.progress.remote(), timeout_s)
+        except TimeoutError:
+            message = f"slot actor: no sign of life for {timeout_s:.0f} s"
+            self._emit("crash", slot, expert=slot.expert, message=message)
+            ray.kill(slot.actor, no_restart=False)
+        except (RayActorError, RayTaskError):  # its leases tell
+            return
+        else:
+            # an engine counts from its start, so a smaller number is a new engine's
+            self._note_tokens(tokens - slot.tokens if tokens >= slot.tokens else tokens)
+            slot.tokens = tokens
+            for cause in deaths:
+                self._emit("crash", slot, expert=slot.expert, message=cause[:500])
+        finally:
+            slot.watched = False
 
     def _measure(self, slot: SlotState, key: str) -> None:
         """Note what a slot has written since the last time, and with how many sequences."""
@@ -239,12 +363,12 @@ class SlotPool(ABC):
 
     def _view(self, slot: SlotState, keys: Mapping[str, object]) -> SlotView:
         """A slot as the policy sees it; `keys` are those that there is work for."""
-        usual = GPU_CAPACITY if self._config.gpus_per_slot else CPU_CAPACITY
+        usual = GPU_CAPACITY if self._on_gpus else CPU_CAPACITY
         return SlotView(
             id=slot.info.id, resident=slot.key, promised=slot.promised, rows=slot.rows,
             capacity=slot.capacity or self._config.engine.max_num_seqs or usual, had=frozenset(slot.had),
             barred=frozenset(key for key in keys if not self._fits(slot, key)), asleep=slot.asleep,
-            tensor_parallel_size=max(1, self._config.gpus_per_slot), available=slot.available, ready=slot.loaded,
+            tensor_parallel_size=max(1, slot.place.gpus), available=slot.available, ready=slot.loaded,
             since_lease_s=time.monotonic() - slot.leased_at,
         )  # fmt: skip
 
@@ -253,7 +377,7 @@ class SlotPool(ABC):
         held = [s.key for s in self._slots.values() if s.available]
         return {
             key: GroupView(key=key, rows=0, tokens=0, hosts=held.count(key), shape=self._costs.shape(key))
-            for key in set(held) - keys.keys()
+            for key in set(held) - keys.keys() - {""}
         }
 
     def _emit(self, event: str, slot: SlotState, **values: object) -> None:

@@ -41,7 +41,7 @@ from symoe_ray.storage import Storage
 storage = Storage(sys.argv[1])
 settings, profiles = settings_of(storage), read_profiles(storage)
 asked, shards = read_asked(storage)
-mapping = skill_map(storage, asked, profiles, embedder_of(settings))
+mapping = skill_map(storage, (s for _, skills in asked for s in skills), profiles, embedder_of(settings))
 made = Router(profiles, RoutingRules.from_settings(settings, settings.seed)).recruit(asked, mapping)
 others = random_seats([question for question, _ in asked], len(made.experts), settings.k, settings.seed)
 recruits_table(made, range(len(asked)), shards, others)

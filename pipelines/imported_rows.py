@@ -39,7 +39,7 @@ def commit(run: Run, stage: str, rows: Iterable[Imported]) -> int:
         by_expert[row.request.expert].append(row)
     parts = [_part(run, stage, expert, rows) for expert, rows in sorted(by_expert.items())]
     if parts:
-        Commits(run.storage, run.attempt).append(parts)
+        Commits(run.storage, run.attempt, run.token).append(parts)
     return sum(part.samples for part in parts)
 
 

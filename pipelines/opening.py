@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -9,9 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pipelines.locking import locked
 from pipelines.progress import Display
-from pipelines.run import Run, failure_of, locked, open_manifest, save_config
-from pipelines.signals import INTERRUPTIONS, Signals
+from pipelines.run import Run, failure_of, open_manifest, save_config
+from pipelines.signals import INTERRUPTIONS, MISSING, Signals, code_of
 from symoe_ray.core import InputError, ResourceError
 from symoe_ray.ledger import Commits
 from symoe_ray.planning import Machine, ModelSize, plan_of
@@ -19,6 +22,8 @@ from symoe_ray.ports import Pool
 from symoe_ray.question_files import Row
 from symoe_ray.settings import Settings
 from symoe_ray.storage import Storage
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 @contextmanager
@@ -33,11 +38,14 @@ def opened(
 ) -> Iterator[Run]:
     """The run, locked, with its manifest and a pool that starts when it is first needed; its end is in status.json."""
     storage, started = Storage(uri), time.time()
-    with locked(storage), ExitStack() as stack:
+    with locked(storage) as hold, ExitStack() as stack:
+        stack.callback(storage.compact_text, "events.jsonl")  # the last thing: the pool has ended by then
         manifest = open_manifest(storage, settings, restart=restart)
         manifest["attempts"] += 1
-        Commits(storage, manifest["attempts"]).fence()
-        save_config(storage, settings)
+        with writable(storage):
+            Commits(storage, manifest["attempts"], hold.token).fence()
+            _revoke_damaged(storage, manifest, display)
+            save_config(storage, settings)
 
         @cache
         def start_ray() -> None:
@@ -51,7 +59,8 @@ def opened(
             from actors.pool_client import pool as started_pool
 
             start_ray()
-            client = stack.enter_context(started_pool(settings, storage.uri, manifest["attempts"], started))
+            pinned = _pinned(run)
+            client = stack.enter_context(started_pool(pinned, storage.uri, run.attempt, started, hold.token))
             client.require([e.name for e in settings.pool.experts])
             if "predicted_wall_s" not in manifest:
                 counts = manifest["stages"]["questions"]
@@ -62,9 +71,11 @@ def opened(
             settings=settings, storage=storage, manifest=manifest, attempt=manifest["attempts"], started=started,
             start_ray=start_ray, pool=pool, embed=embedder_of(settings), verify=verifier(),
             say=signals.checked(display.say), on_progress=signals.checked(display.progress), retry_failed=retry_failed,
+            token=hold.token, check=hold.check,
         )  # fmt: skip
-        run.save()
-        run.set_status("running")
+        with writable(storage):
+            run.save()
+            run.set_status("running")
         try:
             yield run
         except BaseException as error:
@@ -73,14 +84,61 @@ def opened(
             display.end_stage()
 
 
+def _revoke_damaged(storage: Storage, manifest: dict[str, Any], display: Display) -> None:
+    """Have parts generated again whose file is no longer what was committed: their stages have not run."""
+    commits = Commits(storage)
+    for stage in commits.stages():
+        for part in commits.revoke_damaged(stage):
+            display.say(f"warning: {part.path} is damaged or gone: its {part.samples} samples are generated again")
+            manifest["stages"].pop(stage, None)
+
+
+@contextmanager
+def writable(storage: Storage) -> Iterator[None]:
+    """What is written within must be written: else a ResourceError."""
+    try:
+        yield
+    except OSError as error:
+        raise ResourceError(f"run {storage.uri} cannot be written: {error.strerror or error}") from error
+
+
 def _end(run: Run, reason: BaseException) -> None:
     """Write down why a run ends, and raise it."""
     state = "interrupted" if isinstance(reason, INTERRUPTIONS) else "failed"
+    number = _no_room(reason)
     with suppress(OSError):
-        run.set_status(state, error=f"{type(reason).__name__}: {reason}"[:2000])
+        code = MISSING if number else code_of(reason)
+        run.set_status(state, error=f"{type(reason).__name__}: {reason}"[:2000], exit_code=code)
+    if number:
+        raise ResourceError(f"run {run.storage.uri} cannot be written: {os.strerror(number)}") from reason
     if isinstance(reason, Exception) and not isinstance(reason, InputError | ResourceError):
         raise failure_of(run, reason) from reason
     raise reason
+
+
+def _no_room(reason: BaseException) -> int:
+    """The number of the error by which a disk said that it takes nothing more, 0 where that was not the reason."""
+    causes: list[BaseException] = []
+    cause: BaseException | None = reason
+    while cause is not None and cause not in causes:
+        if isinstance(cause, OSError) and cause.errno in NO_ROOM:
+            return cause.errno or 0
+        causes.append(cause)
+        cause = getattr(cause, "cause", None) or cause.__cause__  # of an error in an actor, Ray's `cause`
+    return 0
+
+
+def _pinned(run: Run) -> Settings:
+    """The settings with each hub model at the commit that it had at the run's first attempt, as the manifest says."""
+    from actors.hub_commits import commits, with_commits
+
+    if run.settings.engine.kind == "fake":
+        return run.settings
+    run.manifest["models"] = commits(run.settings.pool.experts, run.manifest.get("models", {}))
+    run.save()
+    for name in (name for name, commit in run.manifest["models"].items() if not commit):
+        run.warn(f"the commit of {name} is not known: the Hugging Face hub does not answer, and it is not here")
+    return with_commits(run.settings, run.manifest["models"])
 
 
 def embedder_of(settings: Settings) -> Any:

@@ -140,7 +140,8 @@ def as_text(made: RunPlan, note: str) -> str:
         for start in stage.loads:
             by_slot[start.slot].append(f"{start.at_s:.0f}: {'+'.join(start.experts)}")
         lines += [f"  {stage.stage:<19}{slot:<9}{', '.join(own)}" for slot, own in sorted(by_slot.items(), key=_number)]
-    lines += ["", f"{'engine of':<32}{'weights GiB':>12}{'KV GiB':>9}  fits"]
+    if made.engines:
+        lines += ["", f"{'engine of':<32}{'weights GiB':>12}{'KV GiB':>9}  fits"]
     for engine in made.engines:
         lines.append(
             f"{'+'.join(engine.experts):<32}{engine.weight_bytes / GIB:>12.2f}{engine.kv_bytes / GIB:>9.2f}"

@@ -6,25 +6,24 @@ changed is not run again, and one that changed makes all that follow stale.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from symoe_ray.config import load, to_yaml
-from symoe_ray.core import InputError, ResourceError
+from symoe_ray.core import InputError
 from symoe_ray.fingerprints import digest
 from symoe_ray.grading import Verify
 from symoe_ray.ports import Embedder, Pool, Progress
 from symoe_ray.prompts import PROMPTS_VERSION
 from symoe_ray.settings import Settings
-from symoe_ray.storage import Storage
+from symoe_ray.storage import Storage, below
 
 MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
@@ -42,6 +41,7 @@ OWNED = frozenset(
         "profiles",
         "aggregators",
         "recruits",
+        "seats",
         "drafts",
         "answers",
         "requests",
@@ -67,6 +67,7 @@ class Run:
     """One run in the hands of its driver.
 
     `pool` and `start_ray` start what they name at their first call, so that a run with nothing to do starts nothing.
+    `token` is the attempt's own, and `check` raises where the run is no longer in our hands.
     """
 
     settings: Settings
@@ -81,6 +82,8 @@ class Run:
     say: Callable[[str], None]
     on_progress: Callable[[Progress], None]
     retry_failed: bool = False
+    token: str = ""
+    check: Callable[[], None] = lambda: None
     warnings: list[str] = field(default_factory=list)
 
     def warn(self, message: str) -> None:
@@ -124,6 +127,7 @@ class Run:
 
     def save(self) -> None:
         """Write the manifest."""
+        self.check()
         self.storage.write_json(MANIFEST, self.manifest)
 
     def set_status(self, state: str, **facts: object) -> None:
@@ -135,14 +139,16 @@ class Run:
 def failure_of(run: Run, error: Exception) -> RunFailed:
     """One line for people; the traceback goes to a log file of the run."""
     name = f"logs/driver-{run.attempt}.txt"
-    run.storage.write_bytes(name, "".join(traceback.format_exception(error)).encode())
-    lines = str(error).strip().splitlines() or [""]
-    return RunFailed(f"{type(error).__name__}: {lines[-1][:300]} (details: {run.storage.path(name)})")
+    lines, details = str(error).strip().splitlines() or [""], ""
+    with suppress(OSError):  # the disk may be full
+        run.storage.write_bytes(name, "".join(traceback.format_exception(error)).encode())
+        details = f" (details: {run.storage.path(name)})"
+    return RunFailed(f"{type(error).__name__}: {lines[-1][:300]}{details}")
 
 
 def run_uri(settings: Settings, name: str) -> str:
     """Where a run lies: a name is a folder in `output_dir`, a path or address is taken as it is."""
-    return name if "/" in name or "://" in name else f"{settings.output_dir.rstrip('/')}/{name}"
+    return name if "/" in name or "://" in name else below(settings.output_dir, name)
 
 
 def settings_of(storage: Storage, overrides: Sequence[str] = ()) -> Settings | None:
@@ -164,7 +170,7 @@ def generation_facts(settings: Settings) -> dict[str, object]:
         value = getattr(settings.task, key)
         facts[f"task.{key}"] = asdict(value) if key == "demo" and value else value
     for expert in settings.pool.experts:
-        for key, value in asdict(expert).items():
+        for key, value in expert.facts.items():
             facts[f"pool.{expert.name}.{key}"] = dict(value) if isinstance(value, dict) else value
     facts |= {f"annotate.{key}": value for key, value in asdict(settings.annotate).items()}
     facts["annotator"] = settings.annotator_name
@@ -178,7 +184,9 @@ def open_manifest(storage: Storage, settings: Settings, *, restart: bool) -> dic
 
     A run that has not got as far as its first requests takes any settings.
     """
+    attempts = 0
     if restart:
+        attempts = storage.read_json(MANIFEST, {"attempts": 0})["attempts"]  # those before stay fenced off
         _delete_run(storage)
     manifest: dict[str, Any] = storage.read_json(MANIFEST, {})
     facts = generation_facts(settings)
@@ -186,7 +194,7 @@ def open_manifest(storage: Storage, settings: Settings, *, restart: bool) -> dic
         return {
             "format": 1,
             "created": time.time(),
-            "attempts": 0,
+            "attempts": attempts,
             "generation": facts,
             "stages": {},
             "requests": {},
@@ -244,21 +252,3 @@ def storage_view(value: Any) -> Any:
 def save_config(storage: Storage, settings: Settings) -> None:
     """Write the run's config.yaml."""
     storage.write_bytes(CONFIG, to_yaml(settings).encode())
-
-
-@contextmanager
-def locked(storage: Storage) -> Iterator[None]:
-    """One driver per run folder: the kernel releases a dead one's lock. Object stores have no such lock."""
-    if not storage.is_local:
-        yield
-        return
-    try:
-        Path(storage.root).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"run {storage.uri}: the folder cannot be made: {error.strerror or error}") from None
-    try:
-        with Path(storage.path(".lock")).open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-    except BlockingIOError:
-        raise ResourceError(f"run {storage.uri} is being worked on by another process") from None

@@ -10,6 +10,7 @@ from functools import reduce
 
 from symoe_ray.baselines import GROUPS, NAMES
 from symoe_ray.core import ExpertSpec, InputError
+from symoe_ray.server_checks import check_server
 from symoe_ray.settings import Settings
 from symoe_ray.typed import Origin, nearest, wrong
 
@@ -19,7 +20,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _AT_LEAST = {
     "k": 1, "moa_layers": 2, "seed": 0, "gpus": 0, "limit": 0, "max_tokens": 0, "max_failures": 0,
     "task.validation_questions": 0, "task.test_questions": 0,
-    "cluster.num_cpus": 0, "cluster.object_store_bytes": 0,
+    "cluster.num_cpus": 0, "cluster.object_store_bytes": 0, "cluster.node_wait_s": 0,
     "engine.slots": 1, "engine.seed": 0, "engine.max_num_seqs": 0, "engine.kv_cache_memory_bytes": 0,
     "engine.block_size": 0, "engine.threads": 0, "engine.chunk_rows": 1, "engine.max_attempts": 1,
     "engine.load_timeout_s": 1, "engine.stall_timeout_s": 1, "engine.fake_tokens_per_s": 0, "engine.fake_load_s": 0,
@@ -96,6 +97,7 @@ def _check_pool(settings: Settings, origin: Origin) -> None:
         raise InputError(f"{origin('pool.experts')}: pool.experts has the name {twice[0]!r} {names[twice[0]]} times")
     for expert in pool.experts:
         _check_expert(expert, f"pool.experts[{expert.name}]", origin)
+        check_server(expert, f"pool.experts[{expert.name}]", origin, required=settings.engine.kind == "openai")
     for key, name in (("pool.annotator", pool.annotator), ("annotator", settings.annotator)):
         _check_member(key, name, names, "", origin)
     _check_member("aggregator", settings.aggregator, names, "auto", origin)

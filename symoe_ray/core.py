@@ -7,7 +7,7 @@ per seat -> `Answer`. An identifier keeps its name and value on the whole way; f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from symoe_ray.fingerprints import digest
@@ -29,13 +29,15 @@ class Failure:
     """Why a row has no result.
 
     `boundary` is where it was met (engine, slot, grading, ...), `kind` a short stable word (prompt_too_long,
-    engine_died, bad_request, ...), `message` one line for people, `retryable` whether another attempt may succeed.
+    engine_died, bad_request, ...), `message` one line for people, `retryable` whether another attempt may succeed,
+    `attempt` how many there had been.
     """
 
     boundary: str
     kind: str
     message: str
     retryable: bool = False
+    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +86,40 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteServer:
+    """Where an expert lives that is served elsewhere, by OpenAI's API; without a `base_url` it is an engine of ours.
+
+    `base_url` is what `/chat/completions` follows, `api_key_env` the environment variable that holds the key ("": none
+    is sent). At most `max_concurrency` requests are under way. One that is silent for `timeout_s` has failed; what may
+    succeed later is asked `retries` times more. `token_limit` is the field that bounds an answer. `extra_body` are
+    further fields of the request; null leaves one out.
+    """
+
+    base_url: str = ""
+    api_key_env: str = ""
+    max_concurrency: int = 8
+    timeout_s: float = 300.0
+    retries: int = 4
+    token_limit: str = "max_tokens"
+    extra_body: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What an expert's answers follow from: which server it is and what it is told, not how often or how fast."""
+        return {"base_url": self.base_url, "extra_body": dict(self.extra_body)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertSpec:
     """One expert of the pool, as data: nothing is ever decided by the look of its name.
 
-    `model` is a Hugging Face id, a local folder, or `package:NAME` for a model that `symoe` prepares itself.
+    `model` is a Hugging Face id, a local folder, an address that each node makes a copy of (s3://BUCKET/FOLDER), or
+    `package:NAME` for a model that `symoe` prepares itself.
     `think_end_token` ends a reasoning block that must be cut before an answer is read. `chat_template` is Jinja text
     for a base model whose tokenizer has none. `add_bos` prepends BOS where a converted tokenizer forgets it. `lora` is
-    a PEFT adapter over `model`, found as a model is ("": none).
+    a PEFT adapter over `model`, found as a model is ("": none). `accelerator_type` is the kind of GPU that its engine
+    must have, by Ray's name for it, such as H100 ("": any). With a `server`, `model` is its name there, and
+    `max_model_len` the context that the server gives it.
     """
 
     name: str
@@ -105,17 +134,34 @@ class ExpertSpec:
     add_bos: bool = False
     trust_remote_code: bool = False
     lora: str = ""
+    accelerator_type: str = ""
+    server: RemoteServer = field(default_factory=RemoteServer)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a server elsewhere answers for it: it needs no slot, no weights and no memory here."""
+        return bool(self.server.base_url)
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """All that its answers follow from: its fields, of its server the identity alone, if it has one."""
+        fields = {key: value for key, value in asdict(self).items() if key not in ("server", "accelerator_type")}
+        return fields | ({"server": self.server.identity} if self.is_remote else {})
 
     @property
     def engine_key(self) -> str:
         """What must be equal for two experts to share one engine: model, revision, template and engine arguments.
 
-        Not `lora`: one engine serves a base model and all adapters over it.
+        Not `lora`: one engine serves a base model and all adapters over it. Of a remote expert: model and server, with
+        all limits, so that each limit holds for those that share it.
         """
         base = self.model.rstrip("/").rsplit("/", 1)[-1].removeprefix("package:")
+        if self.is_remote:
+            return base + "-" + digest(self.model, asdict(self.server), size=4)
         return base + "-" + digest(
             self.model, self.revision, self.max_model_len, self.tensor_parallel_size,
-            dict(self.engine_args), self.trust_remote_code, self.chat_template, self.add_bos, size=4,
+            dict(self.engine_args), self.trust_remote_code, self.chat_template, self.add_bos,
+            *filter(None, [self.accelerator_type]), size=4,
         )  # fmt: skip
 
 
@@ -151,13 +197,23 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """What an expert is good at on one task: skill -> (right answers - wrong answers), over `graded` questions."""
+    """What an expert is good at on one task: skill -> (right answers - wrong answers), over `graded` questions.
+
+    `failed` questions have no answer; they count against its accuracy alone.
+    """
 
     expert: str
     task: str
     scores: Mapping[str, float]
     graded: int
     correct: int = 0
+    failed: int = 0
+
+    @property
+    def accuracy(self) -> float:
+        """The share of all questions that it was asked and got right; 0 where it was asked none."""
+        asked = self.graded + self.failed
+        return self.correct / asked if asked else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

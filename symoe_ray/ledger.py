@@ -6,19 +6,23 @@ in chunks of a request file, so that all rows of a part belong to the same group
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from symoe_ray.commit_index import index_file, read_index, rows_of, write_index
 from symoe_ray.fingerprints import digest
+from symoe_ray.shard_files import in_shards, of_shards
 from symoe_ray.storage import Storage
 from symoe_ray.tables import REQUESTS, RESPONSES
 
 FENCES = "commits/fences"
+MANY = 32
 
 _Id = tuple[str, int]  # a request's id and its shard
 
@@ -28,7 +32,7 @@ class Chunk:
     """The unit of lease and commit: rows `start` to `stop` of a request file, less the rows in `done`.
 
     `partial` holds the rows that lack only some samples, as (row, first sample, count). `tokens` is the estimated
-    output.
+    output. `deaths` counts the slot actors that have died with it.
     """
 
     id: str
@@ -41,6 +45,7 @@ class Chunk:
     tokens: int
     done: tuple[int, ...] = ()
     partial: tuple[tuple[int, int, int], ...] = ()
+    deaths: int = 0
 
 
 def split(chunk: Chunk, rows: int) -> tuple[Chunk, Chunk | None]:
@@ -70,7 +75,7 @@ def _within(chunk: Chunk, start: int, stop: int) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A file of response rows that a slot has written; it counts once it is committed."""
+    """A file of response rows that a slot has written; it counts once it is committed. `bytes` 0: size unknown."""
 
     path: str
     stage: str
@@ -85,6 +90,7 @@ class Part:
     completion_tokens: int
     seconds: float
     done: tuple[int, ...] = field(default=())
+    bytes: int = 0
 
 
 class FencedError(RuntimeError):
@@ -92,62 +98,113 @@ class FencedError(RuntimeError):
 
 
 class Commits:
-    """The commit log of a run: one small file per commit, written by the pool alone.
+    """The commit log of a run: one small file per commit, written by the pool alone, one after the other.
 
-    A pool writes under its attempt's number (`epoch`) and counts its commits. The driver of an attempt first puts up a
-    fence, which says how far each earlier attempt had come: a commit that an old pool still writes after that is
-    ignored.
+    A pool writes under its attempt's number (`epoch`) and token, and counts its commits. The driver of an attempt first
+    puts up a fence, which says how far each earlier attempt had come: a commit that an old pool still writes after that
+    is ignored. Should two drivers ever have the same number, their tokens put them in an order.
     """
 
-    def __init__(self, storage: Storage, epoch: int = 0) -> None:
+    def __init__(self, storage: Storage, epoch: int = 0, token: str = "") -> None:
         self._storage, self._epoch, self._count = storage, epoch, 0
+        self._attempt = f"{epoch:06d}{token}"
 
     def fence(self) -> None:
         """Begin this attempt: nothing that earlier attempts commit from now on counts."""
-        reached: dict[int, int] = {}
+        reached: dict[str, int] = {}
         for name in self._accepted(""):
-            epoch, count = _numbers(name)
-            reached[epoch] = max(count, reached.get(epoch, -1))
-        self._storage.write_json(f"{FENCES}/{self._epoch:06d}.json", {str(k): v for k, v in reached.items()})
+            attempt, count = _numbers(name)
+            reached[attempt] = max(count, reached.get(attempt, -1))
+        self._storage.write_json(f"{FENCES}/{self._attempt}.json", reached)
 
     def append(self, parts: Iterable[Part]) -> None:
         """Make parts of one stage count, all of them at once; FencedError where a later attempt has begun."""
-        if any(int(name.rsplit("/", 1)[1].split(".")[0]) > self._epoch for name in self._storage.names(FENCES)):
+        if any(_stem(name) > self._attempt for name in self._storage.names(FENCES, ".json")):
             raise FencedError(f"attempt {self._epoch} at run {self._storage.uri} has been taken over by a later one")
         rows = [asdict(p) for p in parts]
-        name = f"commits/{rows[0]['stage']}/{self._epoch:06d}-{self._count:06d}.json"
+        name = f"commits/{rows[0]['stage']}/{self._attempt}-{self._count:06d}.json"
         self._storage.write_json(name, {"parts": rows})
         self._count += 1
+
+    def stages(self) -> list[str]:
+        """The stages that have commits."""
+        return sorted({name.split("/")[1] for name in self._accepted("")})
+
+    def revoke_damaged(self, stage: str) -> list[Part]:
+        """Take back the parts whose file is gone or is not as long as it was; for a driver without a pool.
+
+        What was in them is missing again.
+        """
+        sizes, damaged = self._storage.sizes(f"responses/{stage}"), list[Part]()
+        table = self.table(stage)
+        columns = (table[name].to_pylist() for name in ("commit", "path", "bytes"))
+        names = {c for c, path, size in zip(*columns, strict=True) if size and sizes.get(path) != size}
+        if names:
+            self._storage.delete(index_file(stage))  # first: it would keep what the commits lack
+        for name in sorted(names):
+            parts = [_part(row) for row in self._storage.read_json(name)["parts"]]
+            good = [p for p in parts if not p.bytes or sizes.get(p.path) == p.bytes]
+            self._storage.write_json(name, {"parts": [asdict(p) for p in good]})
+            damaged += [p for p in parts if p not in good]
+        return damaged
 
     def names(self, stage: str) -> list[str]:
         """The files of all commits of a stage that count, in their order."""
         return self._accepted(stage)
 
     def parts(self, stage: str) -> list[Part]:
-        """All committed parts of a stage, in the order of their commits."""
-        found = []
-        for name in self._accepted(stage):
-            for row in self._storage.read_json(name)["parts"]:
-                row["shards"], row["done"] = tuple(row["shards"]), tuple(row["done"])
-                found.append(Part(**row))
-        return found
+        """All committed parts of a stage, in the order of their commits; `done` only where they are not indexed yet."""
+        return [_part(json.loads(row)) for row in self.table(stage)["part"].to_pylist()]
+
+    def files(self, stage: str, shards: Collection[int] | None = None) -> list[tuple[str, str, list[int]]]:
+        """Path, expert and shards of the committed parts with rows of these shards (None: of any), in their order."""
+        columns = (self.table(stage)[name].to_pylist() for name in ("path", "expert", "shards"))
+        rows = list(zip(*columns, strict=True))
+        return rows if shards is None else [row for row in rows if not set(shards).isdisjoint(row[2])]
+
+    def table(self, stage: str) -> pa.Table:
+        """All committed parts of a stage as `INDEX` rows, in the order of their commits."""
+        names = self._accepted(stage)
+        known = read_index(self._storage, stage, names)
+        indexed = set(known["commit"].to_pylist())
+        new = [name for name in names if name not in indexed]
+        if not new:
+            return known
+        rows = rows_of(zip(new, map(json.loads, self._storage.read_many(new)), strict=True))
+        return pa.concat_tables([known, rows]).sort_by("commit")
+
+    def compact(self, stage: str) -> None:
+        """Index the commits of a stage, if there are many new ones; for a driver whose pool is idle."""
+        table = self.table(stage)
+        indexed = set(read_index(self._storage, stage, table["commit"].to_pylist())["commit"].to_pylist())
+        if len(set(table["commit"].to_pylist()) - indexed) >= MANY:
+            write_index(self._storage, stage, table)
 
     def _accepted(self, stage: str) -> list[str]:
         fences = {}
         for name in self._storage.names(FENCES, ".json"):
-            fences[int(name.rsplit("/", 1)[1].split(".")[0])] = self._storage.read_json(name)
+            fences[_stem(name)] = self._storage.read_json(name)
         names = self._storage.names(f"commits/{stage}" if stage else "commits", ".json")
         return [n for n in names if not n.startswith(FENCES) and _counts(n, fences)]
 
 
-def _numbers(name: str) -> tuple[int, int]:
-    epoch, count = name.rsplit("/", 1)[1].removesuffix(".json").split("-")
-    return int(epoch), int(count)
+def _stem(name: str) -> str:
+    return name.rsplit("/", 1)[1].removesuffix(".json")
 
 
-def _counts(name: str, fences: Mapping[int, Mapping[str, int]]) -> bool:
-    epoch, count = _numbers(name)
-    return all(count <= reached.get(str(epoch), -1) for number, reached in fences.items() if number > epoch)
+def _numbers(name: str) -> tuple[str, int]:
+    """The attempt that a commit belongs to, and which of its commits it is."""
+    attempt, count = _stem(name).rsplit("-", 1)
+    return attempt, int(count)
+
+
+def _counts(name: str, fences: Mapping[str, Mapping[str, int]]) -> bool:
+    attempt, count = _numbers(name)
+    return all(count <= reached.get(attempt, -1) for fence, reached in fences.items() if fence > attempt)
+
+
+def _part(row: dict[str, Any]) -> Part:
+    return Part(**(row | {"shards": tuple(row["shards"]), "done": tuple(row["done"])}))
 
 
 def responses(storage: Storage, stage: str, shards: set[int] | None = None) -> pa.Table:
@@ -158,18 +215,16 @@ def responses(storage: Storage, stage: str, shards: set[int] | None = None) -> p
     request with one id in a shard of each: these are two, as each shard is read for itself.
     """
     schema = RESPONSES.append(pa.field("expert", pa.string()))
-    rows = None if shards is None else pc.field("shard").isin(pa.array(sorted(shards), pa.int32()))
+    rows = None if shards is None else in_shards(shards)
     tables = []
-    for part in Commits(storage).parts(stage):
-        if shards is None or shards & set(part.shards):
-            table = storage.read_table(part.path, filters=rows).cast(RESPONSES)
-            tables.append(table.append_column("expert", pa.array([part.expert] * len(table), pa.string())))
+    for path, expert, _ in Commits(storage).files(stage, shards):
+        table = storage.read_table(path, filters=rows).cast(RESPONSES)
+        tables.append(table.append_column("expert", pa.array([expert] * len(table), pa.string())))
     table = pa.concat_tables(tables) if tables else schema.empty_table()
-    requests = [
-        storage.read_table(name, ["request_id"], rows) for name in storage.names(f"requests/{stage}", ".parquet")
-    ]
-    current = pa.concat_tables(requests)["request_id"] if requests else pa.array([], pa.string())
-    return _each_once(table.filter(pc.is_in(table["request_id"], value_set=pa.array(current.to_pylist(), pa.string()))))
+    files = of_shards(storage.names(f"requests/{stage}", ".parquet"), shards)
+    requests = [storage.read_table(name, ["request_id"], rows)["request_id"] for name in files]
+    current = pa.array([i for ids in requests for i in ids.to_pylist()], pa.string())
+    return _each_once(table.filter(pc.is_in(table["request_id"], value_set=current)))
 
 
 def _each_once(table: pa.Table) -> pa.Table:
@@ -194,17 +249,20 @@ def missing_chunks(
     """The work that a stage still needs: expert -> request files, cut into chunks, less what is committed.
 
     `estimate` is the expected output in tokens of one sample, per expert. With `retry_failed` a committed failure
-    counts as missing. Only one expert's keys are in memory at a time.
+    counts as missing. Only one file's keys are in memory at a time.
     """
-    parts = defaultdict(list)
-    for part in Commits(storage).parts(stage):
-        parts[part.expert].append(part.path)
+    parts: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for path, expert, shards in Commits(storage).files(stage):
+        for shard in shards:
+            parts[expert, shard].append(path)
     for expert, files in request_files.items():
-        have = _committed_samples(storage, parts[expert], retry_failed)
         for path in files:
             requests = storage.read_table(path, ["request_id", "shard", "n"])
             ids = list(zip(requests["request_id"].to_pylist(), requests["shard"].to_pylist(), strict=True))
             counts = requests["n"].to_pylist()
+            own = {shard for _, shard in ids}
+            paths = dict.fromkeys(part for shard in sorted(own) for part in parts[expert, shard])
+            have = _committed_samples(storage, paths, own, retry_failed)
             for start in range(0, len(ids), chunk_rows):
                 stop = min(start + chunk_rows, len(ids))
                 chunk = _chunk(stage, expert, path, start, stop, ids, counts, have, estimate.get(expert, 1))
@@ -212,16 +270,17 @@ def missing_chunks(
                     yield chunk
 
 
-def _committed_samples(storage: Storage, paths: list[str], retry_failed: bool) -> dict[_Id, set[int]]:
+def _committed_samples(
+    storage: Storage, paths: Iterable[str], shards: Collection[int], retry_failed: bool
+) -> dict[_Id, set[int]]:
     have: dict[_Id, set[int]] = defaultdict(set)
-    if not paths:
-        return have
-    table = storage.read_tables(paths, RESPONSES, ["request_id", "shard", "sample", "failure"])
-    if retry_failed:
-        table = table.filter(pc.is_null(table["failure"]))
-    columns = (table[name].to_pylist() for name in ("request_id", "shard", "sample"))
-    for request_id, shard, sample in zip(*columns, strict=True):
-        have[request_id, shard].add(sample)
+    for path in paths:
+        table = storage.read_table(path, ["request_id", "shard", "sample", "failure"], in_shards(shards))
+        if retry_failed:
+            table = table.filter(pc.is_null(table["failure"]))
+        columns = (table[name].to_pylist() for name in ("request_id", "shard", "sample"))
+        for request_id, shard, sample in zip(*columns, strict=True):
+            have[request_id, shard].add(sample)
     return have
 
 

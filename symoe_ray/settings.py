@@ -73,27 +73,37 @@ class PoolSettings:
         """The expert of that name; KeyError otherwise."""
         return next(e for e in self.experts if e.name == name)
 
+    @property
+    def local(self) -> tuple[ExpertSpec, ...]:
+        """The experts that need a slot: those that no server elsewhere answers for."""
+        return tuple(e for e in self.experts if not e.is_remote)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterSettings:
-    """Where Ray runs. `address`: "local" starts a cluster for this run, "auto" joins the one that is there."""
+    """Where Ray runs. `address`: "local" starts a cluster for this run, "auto" joins the one that is there.
+
+    `node_wait_s`: how long a node is waited for where none is left with a slot for some expert.
+    """
 
     name: str = "local"
     address: str = "local"
     num_cpus: int = 0
     object_store_bytes: int = 200_000_000
     dashboard: bool = False
+    node_wait_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
     """How engines are run. Names that vLLM has are spelled as vLLM spells them.
 
-    `kind`: vllm or fake. `slots`: engines at once on the CPU (with GPUs, `gpus` decides). `dtype` auto is the
-    checkpoint's own. `kv_cache_memory_bytes` 0 lets vLLM size it (GPU) or takes up to 1 GiB (CPU). `enforce_eager`
-    None is false on a GPU, true on the CPU. `threads` 0 shares the cores out over the slots. `chunk_rows` is the unit
-    of lease, stealing and commit. `reload`, `max_sleeping`, `prefetch` and `overlap` say which ways of changing experts
-    are allowed; `memory_timeout_s` is how long memory that another engine gives back is waited for.
+    `kind`: vllm, fake, or openai, which is no engine: every expert lives on a server elsewhere (`ExpertSpec.server`).
+    `slots`: engines at once on each node's CPU (with GPUs, `gpus` decides). `dtype` auto is the checkpoint's own.
+    `kv_cache_memory_bytes` 0 lets vLLM size it (GPU) or takes up to 1 GiB (CPU). `enforce_eager` None is false on a
+    GPU, true on the CPU. `threads` 0 shares the cores out over the slots. `chunk_rows` is the unit of lease, stealing
+    and commit. `reload`, `max_sleeping`, `prefetch` and `overlap` say which ways of changing experts are allowed;
+    `memory_timeout_s` is how long memory that another engine gives back is waited for.
     """
 
     kind: str = "vllm"

@@ -16,8 +16,11 @@ from symoe_ray.core import Completion, Draft, Failure, Message, Question, Recrui
 
 TEXTS = pa.list_(pa.string())
 FAILURE = pa.struct(
-    [("boundary", pa.string()), ("kind", pa.string()), ("message", pa.string()), ("retryable", pa.bool_())]
-)
+    [
+        ("boundary", pa.string()), ("kind", pa.string()), ("message", pa.string()), ("retryable", pa.bool_()),
+        ("attempt", pa.int32()),
+    ]
+)  # fmt: skip
 QUESTIONS = pa.schema(
     [
         ("question_id", pa.string()),
@@ -131,6 +134,9 @@ RECRUITS = pa.schema(
     ]
 )
 
+SEATS = pa.schema([RECRUITS.field(name) for name in ("question_id", "shard", "experts", "random_experts")])
+"""The columns of `RECRUITS` that say who answers."""
+
 
 def table_of(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     """Rows as a table of exactly that schema."""
@@ -197,13 +203,13 @@ def response_row(row: dict[str, Any], completion: Completion, attempt: int) -> d
         "prompt_tokens": completion.prompt_tokens,
         "completion_tokens": completion.completion_tokens,
         "attempt": attempt,
-        "failure": asdict(completion.failure) if completion.failure else None,
+        "failure": {**asdict(completion.failure), "attempt": attempt} if completion.failure else None,
     }
 
 
 def failure_of(value: dict[str, Any] | None) -> Failure | None:
-    """The failure of a row, if it has one."""
-    return Failure(**value) if value else None
+    """The failure of a row, if it has one; an older file may lack a field."""
+    return Failure(**{name: held for name, held in value.items() if held is not None}) if value else None
 
 
 def recruitment_row(recruitment: Recruitment, shard: int, random_experts: Sequence[str]) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.faults.checking import committed_parts
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 FAKE = (
     "engine.kind=fake", "engine.slots=2", "pool=small", "task.demo.validation=40", "task.demo.test=64",
@@ -81,13 +83,7 @@ class RunFolder:
 
     def parts(self, stage: str) -> list[dict[str, Any]]:
         """The committed parts of a stage."""
-        found = []
-        for file in sorted((self.path / "commits" / stage).glob("*.json")):
-            epoch, number = map(int, file.stem.split("-"))
-            fences = [f for f in (self.path / "commits" / "fences").glob("*.json") if int(f.stem) > epoch]
-            if all(number <= json.loads(f.read_text()).get(str(epoch), -1) for f in fences):
-                found += json.loads(file.read_text())["parts"]
-        return found
+        return committed_parts(self.path, stage)
 
     def committed(self, stage: str) -> Counter[tuple[str, int]]:
         """How often each (request, sample) is committed."""
@@ -138,11 +134,6 @@ def engines_of(process: subprocess.Popen[str]) -> list[int]:
     rows = descendants(process)
     zygotes = {pid for pid, _, args in rows if "actors.zygote" in args}
     return [pid for pid, parent, args in rows if "actors.fake_engine" in args or {pid, parent} <= zygotes]
-
-
-def slots_of(process: subprocess.Popen[str]) -> list[int]:
-    """Process ids of a command's slot actors."""
-    return [pid for pid, _, args in descendants(process) if args.startswith("ray::Slot")]
 
 
 def alive(pid: int) -> bool:

@@ -181,6 +181,7 @@ class TestSettings:
             ("task.tests=x.json", "unknown key 'task.tests'; did you mean task.test?"),
             ("pool.defaults.max_len=5", "did you mean pool.defaults.max_model_len?"),
             ("k=three", "k is 'three'; it must be an integer"),
+            ("gpus=0.5", "gpus is 0.5; it must be an integer: a slot holds whole GPUs"),
             ("k=0", "k is 0; it must be 1 or more"),
             ("router=fast", "router is 'fast'; it must be one of reference, paper"),
             ("aggregator=Leters", "did you mean Letters?"),
@@ -317,7 +318,9 @@ class TestRuns:
         Path("here/responses/answer/part.parquet").write_text("old")
         assert json.loads(Path("here/manifest.json").read_text())["attempts"] == 1
         assert "stage annotate" in symoe(*given, "--restart").err
-        assert json.loads(Path("here/manifest.json").read_text())["attempts"] == 1
+        assert (
+            json.loads(Path("here/manifest.json").read_text())["attempts"] == 2
+        )  # what is left of the first is fenced
         assert not Path("here/responses/answer/part.parquet").exists()
         assert {name: Path(name).read_text() for name in kept} == kept
 

@@ -220,7 +220,7 @@ class TestMistakes:
             (["grader=x"], ["grader", "default, reference"]),
             (["no_skills=x"], ["no_skills", "competence, uniform"]),
             (["aggregate.skip_on_consensus=on"], ["aggregate.skip_on_consensus", "off, unanimous"]),
-            (["engine.kind=openai"], ["engine.kind", "'openai'", "vllm, fake"]),
+            (["engine.kind=tgi"], ["engine.kind", "'tgi'", "vllm, fake, openai"]),
             (["task.kind=letters"], ["task.kind", "auto, choice, integer"]),
             (["k=0"], ["k is 0", "1 or more"]),
             (["k=two"], ["k is 'two'", "an integer"]),
@@ -248,7 +248,7 @@ class TestMistakes:
             (["engine=2"], ["engine", "engine.slots"]),
             (["k"], ["'k'", "key=value"]),
             (["task=nope"], ["task=nope", "aime24, aime24_hub, demo, gpqa, gpqa_hub, medmcqa, medmcqa_hub, mmlu_pro"]),
-            (["pool=nope.yaml"], ["nope.yaml", "demo, paper16, small, tiny"]),
+            (["pool=nope.yaml"], ["nope.yaml", "demo, mixed, paper16, small, tiny"]),
             (["output_dir=${nothing}"], ["output_dir", "nothing"]),
         ],
     )

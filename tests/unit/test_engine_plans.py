@@ -107,7 +107,7 @@ class TestPlan:
         spec = ExpertSpec(name="A", model="nowhere/at-all", max_model_len=99)
         made = plans(spec, kind="fake", fake_tokens_per_s=5.0, fake_load_s=0.5)
         plan, facts = made.plan("A"), made.facts("A")
-        assert plan.frame.fake == {"expert": "A", "tokens_per_s": 5.0, "load_s": 0.5}
+        assert plan.frame.fake == {"expert": spec.engine_key, "tokens_per_s": 5.0, "load_s": 0.5}
         assert (plan.key, plan.frame.args) == (spec.engine_key, {"max_model_len": 99})
         assert (plan.shape, plan.canary, plan.need, facts.shape) == ("", "", None, "")
 
@@ -142,6 +142,12 @@ class TestShape:
         assert plans(*tied).plan("t").canary == ""
 
 
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch, name: str = "H100, driver 580.65.06") -> None:
+    """A machine with a GPU of 80 GiB."""
+    monkeypatch.setattr(engine_plans, "gpu_total_bytes", lambda index: 80 << 30)
+    monkeypatch.setattr(engine_plans, "gpu_and_driver", lambda index: name)
+
+
 class TestSleep:
     def test_engines_that_may_sleep_have_canaries(self, a: ExpertSpec) -> None:
         plan = plans(a, max_sleeping=1).plan("A")
@@ -150,10 +156,19 @@ class TestSleep:
 
     @pytest.mark.parametrize("max_sleeping", [0, 1])
     def test_on_a_gpu_vllm_is_told(self, max_sleeping: int, a: ExpertSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(engine_plans, "gpu_total_bytes", lambda index: 80 << 30)
+        on_a_gpu(monkeypatch)
         plan = plans(a, cuda=True, max_sleeping=max_sleeping).plan("A")
         assert plan.frame.args.get("enable_sleep_mode", False) is bool(max_sleeping)
         assert plan.need == engine_need(plan.frame.args, WEIGHT_BYTES, cuda=True, gpu_total_bytes=80 << 30)
+
+    def test_another_gpu_or_driver_has_canaries_of_its_own(
+        self, a: ExpertSpec, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        keys = set()
+        for name in ("H100, driver 580.65.06", "H200, driver 580.65.06", "H100, driver 570.86.15"):
+            on_a_gpu(monkeypatch, name)
+            keys.add(plans(a, cuda=True, max_sleeping=1).plan("A").canary)
+        assert len(keys) == 3
 
 
 class TestLora:
@@ -175,7 +190,7 @@ class TestLora:
         assert (zeros.is_relative_to(cache), (zeros / LORA_CONFIG).is_file()) == (True, True)
 
     def test_a_gpu_needs_no_zero_adapter(self, family: list[ExpertSpec], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(engine_plans, "gpu_total_bytes", lambda index: 80 << 30)
+        on_a_gpu(monkeypatch)
         frame = plans(*family, cuda=True).plan("A").frame
         assert (sorted(frame.loras), frame.args["max_loras"]) == (["x", "y"], 2)
 

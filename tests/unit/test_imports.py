@@ -13,7 +13,13 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[2]
 CLUSTER = {"ray", "vllm", "torch", "transformers"}
-CONNECTING = {"opening", "doctor", "serve"}  # the modules of pipelines that may import actors
+CONNECTING = {
+    "opening",
+    "doctor",
+    "models_command",
+    "serve",
+    "submit",
+}  # the modules of pipelines that may import actors
 
 
 def modules(package: str) -> list[Path]:

@@ -257,6 +257,31 @@ class TestCommits:
         assert [p.stage for p in Commits(storage).parts("profile")] == ["profile"]
 
 
+class TestDamage:
+    @pytest.mark.parametrize("damage", ["cut", "gone"])
+    def test_a_part_that_is_cut_short_or_gone_is_missing_again(self, storage: Storage, damage: str) -> None:
+        path = put_requests(storage, {"a": 1, "b": 1, "c": 1})
+        parts = [put_part(storage, f"part-{name}", [response((name, 0))]) for name in "abc"]
+        sized = [replace(p, bytes=storage.sizes("responses")[p.path]) for p in parts]
+        commits = Commits(storage, epoch=1)
+        commits.append(sized[:2])
+        commits.append([sized[2]])
+        assert commits.revoke_damaged(STAGE) == []
+        for victim in (sized[1], sized[2]):
+            if damage == "cut":
+                storage.write_bytes(victim.path, storage.read_bytes(victim.path)[:-20])
+            else:
+                storage.delete(victim.path)
+        assert [p.path for p in commits.revoke_damaged(STAGE)] == [sized[1].path, sized[2].path]
+        assert samples_of(storage, chunks(storage, path)) == [("b", 0), ("c", 0)]
+        assert responses(storage, STAGE)["request_id"].to_pylist() == ["a"]
+        assert commits.revoke_damaged(STAGE) == []
+
+    def test_a_part_of_unknown_size_is_let_be(self, storage: Storage) -> None:
+        commit(storage, [response(("a", 0))])
+        assert Commits(storage).revoke_damaged(STAGE) == []
+
+
 class TestFences:
     def test_what_an_earlier_attempt_commits_after_the_fence_does_not_count(self, storage: Storage) -> None:
         part = put_part(storage, "part-0", [response(("a", 0))])
@@ -289,6 +314,22 @@ class TestFences:
                 attempt.append([replace(part, stage=stage, chunk=f"{epoch}")])
         assert [p.chunk for p in Commits(storage).parts(STAGE)] == ["1", "2", "3"]
         assert [p.chunk for p in Commits(storage).parts("profile")] == ["1", "2", "3"]
+
+    def test_two_drivers_of_one_number_do_not_write_over_each_other_and_one_of_them_counts(
+        self, storage: Storage
+    ) -> None:
+        part = put_part(storage, "part-0", [response(("a", 0))])
+        one, two = Commits(storage, epoch=3, token="aa"), Commits(storage, epoch=3, token="bb")
+        for attempt in (two, one):
+            attempt.fence()
+        two.append([replace(part, chunk="two")])
+        with pytest.raises(FencedError):
+            one.append([replace(part, chunk="one")])
+        assert [p.chunk for p in Commits(storage).parts(STAGE)] == ["two"]
+        later = Commits(storage, epoch=4, token="00")
+        later.fence()
+        later.append([replace(part, chunk="later")])
+        assert [p.chunk for p in Commits(storage).parts(STAGE)] == ["two", "later"]
 
     def test_an_attempts_own_fence_does_not_stop_it(self, storage: Storage) -> None:
         attempt = Commits(storage, epoch=1)

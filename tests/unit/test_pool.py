@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -11,17 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
+from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError, RayTaskError
 
 from actors import slot_pool as pool_module
 from actors.engine_host import EngineDiedError, LoadError
 from actors.engine_plans import EngineFacts
+from actors.placing import Reservation
 from actors.pool import EnginePool, PoolConfig
+from actors.pool_state import EventLog
 from actors.slot import Loaded, Prefetched, SlotConfig, SlotInfo
 from symoe_ray.core import ExpertSpec, Failure, ResourceError
 from symoe_ray.ledger import Chunk, Commits, Part
 from symoe_ray.ports import StageSummary
 from symoe_ray.settings import EngineSettings
+from symoe_ray.slot_places import Node, Place, SlotRule, anywhere, sizes_of
 from symoe_ray.storage import Storage
 
 TIMEOUT_S = 20.0
@@ -59,7 +64,7 @@ def part_of(chunk: Chunk, rows: tuple[int, ...], *, failed: int = 0) -> Part:
 
 def as_ray_raises(error: Exception) -> Exception:
     """An actor's own death is Ray's to tell; an exception inside it comes wrapped."""
-    if isinstance(error, RayActorError):
+    if isinstance(error, RayActorError | ObjectLostError):
         return error
     task_error = RayTaskError("slot", f"{type(error).__name__}: {error}", error, proctitle="slot", pid=1, ip="here")
     raised: Exception = task_error.as_instanceof_cause()
@@ -143,6 +148,7 @@ class StubSlot:
         self.progress = Method(self._progress)
         self.facts = Method(lambda experts: answer(self._facts(experts)))
         self.prepare = Method(lambda expert: answer(self._prepare(expert)))
+        self.resolve = Method(lambda _: answer(self._resolve()))
 
     async def _start(self) -> SlotInfo:
         self._log.starts.append(self.id)
@@ -181,6 +187,9 @@ class StubSlot:
 
     async def _facts(self, experts: list[str]) -> dict[str, EngineFacts]:
         return dict.fromkeys(experts, EngineFacts(weight_bytes=0, kv_bytes_per_token=0, shape=""))
+
+    async def _resolve(self) -> dict[str, str]:
+        return {}
 
     async def _prepare(self, expert: str) -> Prefetched:
         await self._script.prepare(self, expert)
@@ -228,14 +237,15 @@ MakeRig = Callable[..., Rig]
 @pytest.fixture
 def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRig:
     def make(
-        *, slots: int = 1, max_attempts: int = 2, gpus_per_slot: int = 0,
+        *, slots: int = 1, max_attempts: int = 2, places: tuple[Place, ...] = (), rule: SlotRule | None = None,
+        node_wait_s: float = 0.0,
         experts: tuple[ExpertSpec, ...] = tuple(EXPERTS.values()), **script: Any,
     ) -> Rig:  # fmt: skip
         made = Rig(
             PoolConfig(
-                run_uri=str(tmp_path / "run"), epoch=1, started=0.0, experts=experts, slots=slots,
+                run_uri=str(tmp_path / "run"), epoch=1, started=0.0, experts=experts, places=places or anywhere(slots),
                 engine=EngineSettings(kind="fake", max_attempts=max_attempts, max_num_seqs=CAPACITY),
-                gpus_per_slot=gpus_per_slot,
+                rule=rule, node_wait_s=node_wait_s,
             )
         )  # fmt: skip
         actor = Method(lambda config: StubSlot(config, Script(**script), made.log))
@@ -541,7 +551,7 @@ class TestLoads:
         assert {chunk.expert for _, chunk in pool.log.grants} == {"A"}
         assert sorted(chunk.id for _, chunk, _ in pool.log.failed) == [f"B{i}" for i in range(7)]
         assert {failure for _, _, failure in pool.log.failed} == {
-            Failure(boundary="engine", kind="load_failed", message="no memory", retryable=True)
+            Failure(boundary="engine", kind="load_failed", message="no memory", retryable=True, attempt=max_attempts)
         }
         tried = Counter(slot for slot, expert in pool.log.loads if expert == "B")
         assert tried == {f"slot-{i}": max_attempts for i in range(slots)}
@@ -635,6 +645,121 @@ class TestLoads:
         assert pool.log.starts == ["slot-0", "slot-0"]
 
 
+class TestDeadlyChunks:
+    """A chunk that kills its slot actor is granted a bounded number of times, and only the row that does it fails."""
+
+    @pytest.mark.parametrize("max_attempts", [1, 2, 3])
+    @pytest.mark.parametrize("slots", [1, 2])
+    def test_a_row_that_kills_its_slot_is_found_and_recorded(self, slots: int, max_attempts: int, rig: MakeRig) -> None:
+        async def generate(_: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
+            await asyncio.sleep(0)
+            if 13 in lacking(chunk):
+                raise RayActorError
+            yield part_of(chunk, lacking(chunk))
+
+        pool = rig(slots=slots, max_attempts=max_attempts, generate=generate)
+        summary = pool.play(chunks_of(A=3))
+        assert (summary.rows, summary.failed) == (30, 1)
+        assert pool.committed() == once(A=3)
+        ((_, chunk, failure),) = pool.log.failed
+        assert lacking(chunk) == (13,)
+        assert (failure.boundary, failure.kind, failure.attempt) == ("slot", "slot_died", max_attempts)
+        assert len(pool.log.starts) <= slots + 2 * max_attempts + 5  # 10 rows are halved four times
+
+    def test_a_suspect_chunk_is_alone_on_its_slot(self, rig: MakeRig) -> None:
+        """Beside it others would become suspect, and in the end be failed for what they have not done."""
+        running: Counter[str] = Counter()
+        beside: list[tuple[int, ...]] = []
+
+        async def generate(slot: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
+            running[slot.id] += 1
+            try:
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                    if chunk.deaths and running[slot.id] > 1:
+                        beside.append(lacking(chunk))
+                if chunk.id == "A0" and len(pool.log.grants_of("A0")) <= 2:
+                    raise RayActorError
+            finally:
+                running[slot.id] -= 1
+            yield part_of(chunk, lacking(chunk))
+
+        pool = rig(max_attempts=2, generate=generate)
+        assert pool.play(chunks_of(A=6)).failed == 0
+        assert beside == []
+        assert pool.committed() == once(A=6)
+
+    def test_a_suspect_chunk_whose_engine_cannot_be_loaded_any_more_fails(self, rig: MakeRig) -> None:
+        async def load(_: StubSlot, __: str) -> None:
+            if pool.log.grants:
+                raise LoadError("no memory")
+
+        async def generate(_: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
+            raise RayActorError
+            yield part_of(chunk, ())
+
+        pool = rig(max_attempts=2, load=load, generate=generate)
+        summary = pool.play(chunks_of(A=1))
+        assert (summary.rows, summary.failed) == (10, 10)
+        assert {failure.kind for _, _, failure in pool.log.failed} == {"load_failed"}
+
+    def test_a_suspect_chunk_that_no_slot_is_left_for_ends_the_stage(self, rig: MakeRig) -> None:
+        async def start(_: StubSlot) -> None:
+            if pool.log.grants:
+                raise RayActorError
+
+        async def generate(_: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
+            raise RayActorError
+            yield part_of(chunk, ())
+
+        pool = rig(max_attempts=2, start=start, generate=generate)
+        with pytest.raises(ResourceError, match="no slot is left"):
+            pool.play(chunks_of(A=1))
+
+    def test_an_object_that_is_lost_is_generated_again(self, rig: MakeRig) -> None:
+        async def generate(_: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
+            if len(pool.log.grants) == 1:
+                raise ObjectLostError("00" * 28, None, "")
+            yield part_of(chunk, lacking(chunk))
+
+        pool = rig(generate=generate)
+        assert pool.play(chunks_of(A=2)).failed == 0
+        assert pool.committed() == once(A=2)
+
+
+class TestHungSlots:
+    def test_a_slot_that_gives_no_sign_of_life_is_killed(self, rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+        killed: list[StubSlot] = []
+        hung, gone = asyncio.Event(), asyncio.Event()
+
+        def kill(slot: StubSlot, *, no_restart: bool) -> None:
+            assert not no_restart
+            killed.append(slot)
+            gone.set()
+
+        async def generate(_: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
+            if len(pool.log.grants) == 1:
+                hung.set()
+                await gone.wait()
+                raise RayActorError
+            yield part_of(chunk, lacking(chunk))
+
+        async def progress(_: StubSlot) -> tuple[int, list[str]]:
+            if hung.is_set() and not killed:
+                await gone.wait()
+            return 0, []
+
+        monkeypatch.setattr(pool_module, "WATCH_S", 0.01)
+        monkeypatch.setattr(pool_module.ray, "kill", kill)
+        monkeypatch.setattr(StubSlot, "_progress", progress)
+        pool = rig(generate=generate)
+        pool.config = replace(pool.config, engine=replace(pool.config.engine, stall_timeout_s=0.05))
+        assert pool.play(chunks_of(A=2)).failed == 0
+        assert len(killed) == 1
+        assert pool.committed() == once(A=2)
+        assert "slot actor: no sign of life for 0 s" in [event["message"] for event in pool.events("crash")]
+
+
 class TestErrors:
     @pytest.mark.parametrize("slots", [1, 2])
     @pytest.mark.parametrize("where", ["generate", "load", "fail"])
@@ -655,6 +780,14 @@ class TestErrors:
             pool.play(chunks_of(A=50))
         assert len(pool.log.grants) + len(pool.log.loads) + len(pool.log.failed) <= 4 * slots
         assert pool.committed() == Counter()
+
+    def test_a_full_disk_is_a_resource_error(self, rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(Commits, "append", full)
+        with pytest.raises(ResourceError, match=r"slot-0, A: .*No space left on device"):
+            rig().play(chunks_of(A=1))
 
     def test_the_error_names_slot_and_expert(self, rig: MakeRig) -> None:
         async def load(_: StubSlot, expert: str) -> None:
@@ -681,5 +814,126 @@ class TestErrors:
                 await asyncio.Event().wait()
 
         monkeypatch.setattr(pool_module, "SLOT_START_TIMEOUT_S", 0.05)
-        with pytest.raises(ResourceError, match=r"slot 2 of 2 did not start .* have 4 free GPUs\?"):
-            rig(slots=2, gpus_per_slot=2, start=start).play(chunks_of(A=1))
+        with pytest.raises(ResourceError, match=r"slot-1 did not start within"):
+            rig(slots=2, start=start).play(chunks_of(A=1))
+
+
+class TestNodes:
+    """Slots come and go with their nodes; `alive` is what the cluster says of itself."""
+
+    @pytest.fixture
+    def alive(self, monkeypatch: pytest.MonkeyPatch) -> list[Node]:
+        found: list[Node] = [Node(id="a", cpus=2)]
+
+        async def reserve(*_: object) -> Reservation:
+            return Reservation(options={})
+
+        monkeypatch.setattr(pool_module, "nodes", lambda: found)
+        monkeypatch.setattr(pool_module, "reserve", reserve)
+        monkeypatch.setattr(pool_module, "SURVEY_S", 0.01)
+        monkeypatch.setattr(pool_module.ray, "kill", lambda *_, **__: None)
+        return found
+
+    def test_a_node_that_joins_gets_slots_which_take_a_share(self, rig: MakeRig, alive: list[Node]) -> None:
+        joined = asyncio.Event()
+
+        async def generate(slot: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
+            alive[1:] = [Node(id="b", cpus=2)]
+            if slot.id == "slot-0":
+                await joined.wait()
+            else:
+                joined.set()
+            yield part_of(chunk, lacking(chunk))
+
+        rule = SlotRule(cpu_slots=1)
+        pool = rig(places=rule.places(alive), rule=rule, generate=generate)
+        assert pool.play(chunks_of(A=8)).rows == 80
+        assert pool.committed() == once(A=8)
+        assert {slot for slot, _ in pool.log.grants} == {"slot-0", "slot-1"}
+        assert [event["node"] for event in pool.events("join")] == ["b"]
+
+    def test_the_others_do_the_work_of_a_node_that_is_lost(self, rig: MakeRig, alive: list[Node]) -> None:
+        """Its slot is given up at once, not when Ray has stopped hoping."""
+        alive.append(Node(id="b", cpus=2))
+
+        async def generate(slot: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
+            if slot.id == "slot-1":
+                alive[1:] = []
+                await asyncio.sleep(0.1)
+                raise RayActorError
+            await asyncio.sleep(0.01)
+            yield part_of(chunk, lacking(chunk))
+
+        rule = SlotRule(cpu_slots=1)
+        pool = rig(places=rule.places(alive), rule=rule, generate=generate)
+        assert pool.play(chunks_of(A=8)).rows == 80
+        assert pool.committed() == once(A=8)
+        assert "node b is lost" in {event["message"] for event in pool.events("crash")}
+
+    @pytest.mark.parametrize("wait_s", [0.0, 10.0])
+    def test_where_all_nodes_are_lost_another_is_waited_for_as_long_as_is_said(
+        self, wait_s: float, rig: MakeRig, alive: list[Node]
+    ) -> None:
+        async def generate(slot: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
+            if slot.id == "slot-0":
+                alive[:] = []
+                await asyncio.sleep(0.05)
+                alive[:] = [Node(id="c", cpus=2)] if wait_s else []
+                raise RayActorError
+            yield part_of(chunk, lacking(chunk))
+
+        rule = SlotRule(cpu_slots=1)
+        pool = rig(places=rule.places(alive), rule=rule, generate=generate, node_wait_s=wait_s)
+        if wait_s:
+            assert pool.play(chunks_of(A=4)).rows == 40
+            assert pool.committed() == once(A=4)
+        else:
+            with pytest.raises(ResourceError, match="no slot is left"):
+                pool.play(chunks_of(A=4))
+
+    def test_an_engine_goes_to_a_slot_that_has_its_gpus_and_their_kind(self, rig: MakeRig, alive: list[Node]) -> None:
+        experts = (
+            EXPERTS["A"],
+            ExpertSpec(name="B", model="org/B", tensor_parallel_size=4),
+            ExpertSpec(name="C", model="org/C", tensor_parallel_size=2, accelerator_type="H100"),
+        )
+        rule = SlotRule(sizes=sizes_of(experts))
+        places = rule.places([Node(id="a", gpus=6, kind="A100"), Node(id="h", gpus=2, kind="H100")])
+        assert sorted((p.gpus, p.kind) for p in places) == [(1, "A100"), (1, "A100"), (2, "H100"), (4, "A100")]
+        pool = rig(experts=experts, places=places)
+        assert pool.play(chunks_of(A=3, B=3, C=3)).rows == 90
+        where = {f"slot-{i}": place for i, place in enumerate(places)}
+        loads = {expert: {where[slot].gpus for slot, e in pool.log.loads if e == expert} for expert in "ABC"}
+        assert loads["B"] == {4}
+        assert {where[slot].kind for slot, e in pool.log.loads if e == "C"} == {"H100"}
+        assert 1 in loads["A"]
+
+
+class TestEvents:
+    def test_a_wall_clock_that_jumps_moves_no_event(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        started = 1_000_000.0
+        monkeypatch.setattr(time, "time", lambda: started + 5.0)
+        log = EventLog(Storage(str(tmp_path)), 1, started)
+        for wall in (started + 6.0, started - 86_400.0, started + 86_400.0):
+            monkeypatch.setattr(time, "time", lambda wall=wall: wall)
+            log.add("answer", "slot-0", "load")
+        log.flush()
+        events = [json.loads(line) for line in Storage(str(tmp_path)).read_text("events.jsonl").splitlines()]
+        assert all(5.0 <= event["t"] < 15.0 for event in events)
+        assert all(event["time"] == pytest.approx(started + event["t"]) for event in events)
+
+    def test_events_that_cannot_be_written_wait(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        log = EventLog(Storage(str(tmp_path)), 1, 0.0)
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        log.add("answer", "slot-0", "load")
+        with monkeypatch.context() as broken:
+            broken.setattr(Storage, "append_text", full)
+            log.flush()
+        log.add("answer", "slot-0", "generate")
+        log.flush()
+        log.flush()
+        lines = Storage(str(tmp_path)).read_text("events.jsonl").splitlines()
+        assert [json.loads(line)["event"] for line in lines] == ["load", "generate"]

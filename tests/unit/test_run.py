@@ -88,7 +88,11 @@ class TestRestart:
         manifest = open_manifest(storage, SETTINGS, restart=True)
         assert self.found(storage) == set(self.MINE)
         assert {storage.read_bytes(name).decode() for name in self.MINE} == set(self.MINE)
-        assert (manifest["attempts"], manifest["stages"], manifest["shards"]) == (0, {}, {})
+        assert (manifest["attempts"], manifest["stages"], manifest["shards"]) == (
+            1,
+            {},
+            {},
+        )  # the old one stays fenced off
 
     def test_the_manifest_goes_last(self, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
         """A restart that is cut off leaves a run that can be restarted, not files that nobody owns."""
