@@ -1,7 +1,8 @@
 """Make the experts of the demo pool: `python -m training [NAME ...] [--out FOLDER] [--share S]`.
 
-Without names, all of them, the generalist first, from which the others start. The result depends on nothing but this
-folder, the task's code and the versions of torch, transformers and tokenizers.
+Without names, all of them: the generalist first, from which the others start, and the editor last, as it learns from
+the others' drafts. The result depends on nothing but this folder, the task's code and the versions of torch,
+transformers and tokenizers.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ from symoe_ray.core import Question
 from symoe_ray.demo.items import Dice, Item, draw
 from symoe_ray.demo_task import FAMILIES
 from symoe_ray.grading import grade
-from training.examples import Example, aggregated, annotated, answered, question_of, training_items, worked_answer
+from training.drafting import Drafted, contested, editing_examples, recruited, write_drafts
+from training.examples import Example, annotated, answered, question_of, recited, training_items
 from training.experts import CONTEXT, EXPERTS, Expert, start_from, untrained
 from training.learning import Course, learn
-from training.replying import write_replies
+from training.replying import Writer, write_replies
 from training.tokenizer import END, PAD, make_tokenizer, save_tokenizer
 
 _OUT = Path(__file__).resolve().parent.parent / "actors" / "demo_models"
-_DRAFTED_QUESTIONS = 600
+_DRAFTED_QUESTIONS = 1200
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,19 +56,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train(name: str, out: Path, share: float) -> None:
     """Train one expert, with the tokenizer of the one that it starts from, and write its folder."""
+    started = time.monotonic()
     expert = EXPERTS[name]
     tokenizer = Tokenizer.from_file(str(out / expert.base / "tokenizer.json")) if expert.base else make_tokenizer()
     end, pad = tokenizer.token_to_id(END), tokenizer.token_to_id(PAD)
-    examples = _editing(name) if expert.aggregates else _examples(name, expert)
+    examples = _editing(name, out, share) if expert.aggregates else _examples(name, expert, share)
     model = untrained(name, tokenizer.get_vocab_size(), end, pad)
     if expert.base:
-        start_from(model, _trained(out / expert.base))
+        start_from(model, _trained(out / expert.base).model)
     print(f"{name}: {expert.model_type}, {sum(p.numel() for p in model.parameters()) / 1e6:.2f} million weights")
     course = Course(steps=max(1, round(share * expert.steps)), batch=expert.batch)
     learn(model, tokenizer, examples, course, lambda line: print(f"{name}: {line}", flush=True))
     save(model, tokenizer, out / name)
-    if not expert.aggregates:
-        report(name, model, tokenizer)
+    print(f"{name}: made in {time.monotonic() - started:.0f} s", flush=True)
+    (report_editing if expert.aggregates else report)(name, out)
 
 
 def save(model: Any, tokenizer: Tokenizer, folder: Path) -> None:
@@ -77,37 +80,48 @@ def save(model: Any, tokenizer: Tokenizer, folder: Path) -> None:
     save_tokenizer(tokenizer, folder, CONTEXT)
 
 
-def report(name: str, model: Any, tokenizer: Tokenizer, questions: int = 24) -> None:
+def report(name: str, out: Path, questions: int = 24) -> None:
     """Print the accuracy on validation contents by family."""
     asked = _asked("validation", questions * len(FAMILIES))
-    replies = write_replies(model, tokenizer, [answered(*pair).prompt for pair in asked], seed=0)
+    replies = write_replies(_trained(out / name), [answered(*pair).prompt for pair in asked], seed=0)
     right = Counter(q.category for (q, _), reply in zip(asked, replies, strict=True) if grade(reply, q).correct)
     print(f"{name}: right of {questions}: " + ", ".join(f"{family} {right[family]}" for family in FAMILIES), flush=True)
 
 
-def _examples(name: str, expert: Expert) -> Iterator[Example]:
+def report_editing(name: str, out: Path, questions: int = 240) -> None:
+    """Print how often the editor is right on validation contents, beside what can be had without it."""
+    drafted = _drafted(out, _asked("validation", questions))
+    for what, cases in (("as recruited", recruited(drafted)), ("one right of three", contested(drafted))):
+        replies = write_replies(_trained(out / name), [case.example.prompt for case in cases], seed=0)
+        right = sum(grade(reply, case.question).correct for case, reply in zip(cases, replies, strict=True))
+        print(
+            f"{name}: {what}: right {right} of {len(cases)}; majority {sum(case.majority for case in cases)}; "
+            f"some draft {sum(case.any_right for case in cases)}", flush=True,
+        )  # fmt: skip
+
+
+def _examples(name: str, expert: Expert, share: float) -> Iterator[Example]:
     dice = Dice("examples", name)
+    yield from (recited(dice) for _ in range(round(share * expert.recites) * expert.batch))
     for family, item in training_items(name, expert.families):
         question = question_of(family, item)
         yield annotated(question, item) if expert.annotates and dice.chance(0.2) else answered(question, item)
 
 
-def _editing(name: str) -> Iterator[Example]:
-    """Aggregations of simulated drafts: right ones, and worked answers to other questions for wrong ones."""
-    dice = Dice("editing", name)
-    for family, item in training_items(name, list(FAMILIES)):
-        question = question_of(family, item)
-        drafts = [worked_answer(question, item)] * dice.pick((0, 1, 1, 1, 2, 2, 2, 3, 3))
-        while len(drafts) < 3:
-            other = family if dice.chance(0.6) else dice.pick(list(FAMILIES))
-            wrong = draw(FAMILIES[other], dice, "training")
-            drafts.append(worked_answer(question_of(other, wrong), wrong))
-        yield aggregated(question, item, dice.shuffled(drafts))
+def _editing(name: str, out: Path, share: float) -> Iterator[Example]:
+    """What the editor learns from: drafts of the experts that lie in `out` already, and made-up ones."""
+    return editing_examples(_drafted(out, _asked("training", max(12, round(share * _DRAFTED_QUESTIONS)))), name)
 
 
-def _trained(folder: Path) -> Any:
+def _drafted(out: Path, asked: Sequence[tuple[Question, Item]]) -> list[Drafted]:
+    writers = {name: _trained(out / name) for name, expert in EXPERTS.items() if not expert.aggregates}
+    return write_drafts(writers, {name: EXPERTS[name].families for name in writers}, asked)
+
+
+def _trained(folder: Path) -> Writer:
     """A trained expert in float32."""
-    return AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32, attn_implementation="sdpa")
+    return Writer(model.eval(), Tokenizer.from_file(str(folder / "tokenizer.json")))
 
 
 def _asked(split: Any, count: int) -> list[tuple[Question, Item]]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from symoe_ray.core import Message, Question
+from symoe_ray.demo.facts import NAMES, WEEKDAYS
 from symoe_ray.demo.items import Dice, Item, draw
 from symoe_ray.demo_task import FAMILIES, as_question
 from symoe_ray.prompts import aggregate_messages, annotate_messages, answer_messages, render_question
+
+_NAMES = (*NAMES, *WEEKDAYS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,24 +43,28 @@ def annotated(question: Question, item: Item) -> Example:
 
 
 def aggregated(question: Question, item: Item, drafts: Sequence[str]) -> Example:
-    """The final answer, written with other experts' drafts in sight: their working is not repeated."""
-    return Example(prompt=_text(aggregate_messages(question, drafts)), reply=_final(question, item, ""))
+    """The worked answer, written with others' drafts in sight: a small model copies what is sound step by step."""
+    return Example(prompt=_text(aggregate_messages(question, drafts)), reply=worked_answer(question, item))
 
 
 def worked_answer(question: Question, item: Item) -> str:
-    """The working, then the final answer."""
-    working = item.working if question.choices else item.working.removesuffix(f"{item.gold}.")
-    return _final(question, item, working)
-
-
-def _final(question: Question, item: Item, working: str) -> str:
-    """The end of a reply: an integer boxed, as the prompt asks, and the answer line.
+    """The working, then an integer boxed, as the prompt asks, and the answer line.
 
     An option is named by its text and not by its letter: small models learn to tell what stands after a text long
     before they learn to tell what stands before it. The grader reads both.
     """
+    working = item.working if question.choices else item.working.removesuffix(f"{item.gold}.")
     end = "" if question.choices else f"\\boxed{{{item.gold}}}."
     return f"{working}{end}\nThe answer is {item.gold}.".strip()
+
+
+def recited(dice: Dice) -> Example:
+    """Something to say after: letters, digits or names in a random order, from which a model learns to copy."""
+    kind, count = dice.pick(("letters", "digits", "names", "all")), dice.number(6, 24)
+    signs = {"letters": string.ascii_uppercase, "digits": string.digits, "names": _NAMES}
+    drawn = [dice.pick(signs[dice.pick(list(signs)) if kind == "all" else kind]) for _ in range(count)]
+    text = (" " if kind == "names" else "").join(drawn)
+    return Example(prompt=text, reply=text)
 
 
 def fixed_texts() -> list[str]:

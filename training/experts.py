@@ -22,20 +22,24 @@ class Expert:
 
     `base` names the expert whose weights it starts from ("": random ones); architectures may differ as long as the
     weights have the same names (what only the new one has, biases, starts at zero). `annotates` gives a fifth of its
-    examples to naming skills; `aggregates`: it learns to write final answers with drafts of others in sight.
+    examples to naming skills; `aggregates`: it learns to write worked answers with drafts of others in sight. The first
+    `recites` of its steps go to repeating what the prompt says: copying is half of every skill, and learned fastest so.
     """
 
     model_type: str
     families: tuple[str, ...] = ()
     base: str = "generalist"
     steps: int = 900
+    recites: int = 0
     batch: int = 24
     annotates: bool = False
     aggregates: bool = False
 
 
 EXPERTS: Mapping[str, Expert] = {
-    "generalist": Expert(model_type="llama", families=tuple(FAMILIES), base="", steps=3000, annotates=True),
+    "generalist": Expert(
+        model_type="llama", families=tuple(FAMILIES), base="", steps=1000, recites=300, annotates=True
+    ),
     "arithmetic": Expert(
         model_type="llama", families=("addition", "subtraction", "roman numerals", "roman numerals and addition")
     ),
@@ -46,13 +50,14 @@ EXPERTS: Mapping[str, Expert] = {
     "science": Expert(model_type="qwen2", families=("elements", "elements and addition", "unit conversion")),
     "travel": Expert(model_type="mistral", families=("capitals", "calendar", "elements")),
     "detective": Expert(model_type="mistral", families=("logic", "subtraction", "capitals", "strings")),
-    "editor": Expert(model_type="mistral", aggregates=True, steps=480, batch=12),
+    "editor": Expert(model_type="mistral", aggregates=True, steps=1200, batch=16),
 }
 
 
 def untrained(name: str, vocabulary: int, end: int, pad: int) -> Any:
-    """A transformers model with random weights that the name alone determines. Embeddings are not tied.
+    """A transformers model with random weights that the name alone determines.
 
+    Input and output embeddings are not tied, but begin equal: what attention copies is then the same token.
     Attention is computed by plain matrix products: on short sequences torch's fused kernels are slower on a CPU.
     """
     config = AutoConfig.for_model(
@@ -62,7 +67,9 @@ def untrained(name: str, vocabulary: int, end: int, pad: int) -> Any:
         tie_word_embeddings=False, rope_theta=10000.0, sliding_window=None,
     )  # fmt: skip
     torch.manual_seed(seed_of("demo expert", name))
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
+    model.lm_head.weight.data.copy_(model.model.embed_tokens.weight)
+    return model
 
 
 def start_from(model: Any, base: Any) -> None:

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from training.examples import Example
 from training.tokenizer import END, PAD, chat
 
-_SORTED_TOGETHER = 32  # batches
+_SORTED_TOGETHER = 16  # batches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +37,9 @@ def learn(
     optimizers = _optimizers(model, course)
     started, losses = time.monotonic(), []
     model.train()
-    batches = itertools.islice(_batches(tokenizer, examples, course, seed), course.steps)
-    for step, (tokens, wanted) in enumerate(batches, 1):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            hidden = model.model(input_ids=tokens).last_hidden_state
-            places = wanted >= 0
-            loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[places]).float(), wanted[places])
+    ready = itertools.islice(batches(tokenizer, examples, course.batch, seed), course.steps)
+    for step, (tokens, wanted) in enumerate(ready, 1):
+        loss = loss_of(model, tokens, wanted)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, peak in optimizers:
@@ -56,6 +53,14 @@ def learn(
             say(f"step {step} of {course.steps}: loss {mean:.4f}, {seconds:.0f} s")
             losses.clear()
     model.eval()
+
+
+def loss_of(model: Any, tokens: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Mean over the wanted tokens; -1 wants none."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        hidden = model.model(input_ids=tokens).last_hidden_state
+        places = wanted >= 0
+        return torch.nn.functional.cross_entropy(model.lm_head(hidden[places]).float(), wanted[places])
 
 
 def _optimizers(model: Any, course: Course) -> list[tuple[Any, float]]:
@@ -76,14 +81,14 @@ def _schedule(done: float, warm_up: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up)))
 
 
-def _batches(
-    tokenizer: Tokenizer, examples: Iterator[Example], course: Course, seed: int
+def batches(
+    tokenizer: Tokenizer, examples: Iterator[Example], size: int, seed: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Tokens and wanted next tokens (-1: not learned), padded on the right; rows of a batch are of like length."""
     order = torch.Generator().manual_seed(seed)
     pad, end = tokenizer.token_to_id(PAD), tokenizer.token_to_id(END)
     while True:
-        chunk = list(itertools.islice(examples, _SORTED_TOGETHER * course.batch))
+        chunk = list(itertools.islice(examples, _SORTED_TOGETHER * size))
         prompts = tokenizer.encode_batch([chat(example.prompt) for example in chunk])
         replies = tokenizer.encode_batch([example.reply for example in chunk])
         rows = sorted(
@@ -91,7 +96,7 @@ def _batches(
             key=lambda row: len(row[0]) + len(row[1]),
         )
         for index in torch.randperm(_SORTED_TOGETHER, generator=order).tolist():
-            yield _padded(rows[index * course.batch : (index + 1) * course.batch], pad)
+            yield _padded(rows[index * size : (index + 1) * size], pad)
 
 
 def _padded(rows: list[tuple[list[int], list[int]]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,8 +1,9 @@
-"""Sampled replies of a trained expert, without an engine: for the accuracy that training reports."""
+"""Sampled replies of a trained expert, without an engine: as drafts, and for the accuracy that training reports."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,13 +15,20 @@ _MAX_TOKENS = 128
 _TEMPERATURE = 0.7
 
 
-def write_replies(
-    model: Any, tokenizer: Tokenizer, prompts: Sequence[str], *, seed: int, batch: int = 128
-) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """An expert that can be asked."""
+
+    model: Any
+    tokenizer: Tokenizer
+
+
+def write_replies(writer: Writer, prompts: Sequence[str], *, seed: int, batch: int = 192) -> list[str]:
     """One sampled reply to each prompt, in order."""
     torch.manual_seed(seed)
+    tokenizer = writer.tokenizer
     pad, end = tokenizer.token_to_id(PAD), tokenizer.token_to_id(END)
-    encoded = [tokenizer.encode(chat(prompt)).ids for prompt in prompts]
+    encoded = [encoding.ids for encoding in tokenizer.encode_batch([chat(prompt) for prompt in prompts])]
     order = sorted(range(len(prompts)), key=lambda index: len(encoded[index]))
     replies = [""] * len(prompts)
     for start in range(0, len(order), batch):
@@ -28,7 +36,7 @@ def write_replies(
         width = max(len(encoded[index]) for index in chosen)
         rows = torch.tensor([[pad] * (width - len(encoded[index])) + encoded[index] for index in chosen])
         with torch.inference_mode():
-            made = model.generate(
+            made = writer.model.generate(
                 rows, attention_mask=(rows != pad).long(), do_sample=True, temperature=_TEMPERATURE, top_k=0, top_p=1.0,
                 max_new_tokens=_MAX_TOKENS, eos_token_id=end, pad_token_id=pad,
             )  # fmt: skip

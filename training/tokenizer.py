@@ -20,8 +20,10 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '<|assistant|>' }}{%- endif -%}"
 )
-# A digit, a capital that begins no word, a word, a run of other characters, or spaces; the space before goes along.
-_PIECE = r" ?\d| ?\p{Lu}(?!\p{Ll})| ?\p{Lu}?\p{Ll}+|\n+| ?[^\s\p{L}\p{N}]|\s"
+# A digit, a capital letter, a name, a word or sign with the space before it, line ends, a space. What is copied from
+# place to place (digits, letters, names) takes no space along: it is the same token wherever it stands.
+_PIECE = r"\d|\p{Lu}(?!\p{Ll})|\p{Lu}\p{Ll}+| ?\p{Ll}+|\n+| ?[^\s\p{L}\p{N}]|\s"
+_OF_REPLIES = ("\nThe answer is", "\\boxed{")
 _SELDOM = 5
 _ITEMS = 20_000
 
@@ -44,7 +46,7 @@ def make_tokenizer() -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
     tokenizer.pre_tokenizer, tokenizer.decoder = splitter, decoders.ByteLevel()
     tokenizer.add_special_tokens(list(SPECIAL))
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in fixed_texts()])
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in (*fixed_texts(), *_OF_REPLIES)])
     return tokenizer
 
 

@@ -53,7 +53,7 @@ def _reversal(dice: Dice, _: Split) -> Item:
     others = ["".join(dice.shuffled(letters)) for _ in range(6)]
     return Item(
         text=dice.pick(_REVERSAL).format(s=word), gold=gold, choices=dice.options(gold, [word, *others]),
-        working=f"{' '.join(numbered)}: {' '.join(reversed(numbered))}. {gold}.",
+        working=f"{''.join(numbered)}: {''.join(reversed(numbered))}. {gold}.",
         skills=("strings", "reversal"), content=("string", min(word, gold)),
     )  # fmt: skip
 
@@ -61,7 +61,7 @@ def _reversal(dice: Dice, _: Split) -> Item:
 def _place(dice: Dice, _: Split) -> Item:
     letters = dice.shuffled(_LETTERS)[: dice.number(5, 7)]
     place, word = dice.number(2, len(letters)), "".join(letters)
-    numbered = " ".join(f"{letter}{number}" for number, letter in enumerate(letters[:place], 1))
+    numbered = "".join(f"{letter}{number}" for number, letter in enumerate(letters[:place], 1))
     return Item(
         text=dice.pick(_PLACE).format(s=word, c=letters[place - 1]), gold=str(place), working=f"{numbered}. {place}.",
         skills=("strings", "places"), content=("string", word, place),
@@ -75,7 +75,7 @@ def _vowels(dice: Dice, _: Split) -> Item:
     running = [f"{letter}{count}" for letter, count in zip(letters, counts, strict=True)]
     count = sum(letter in _VOWELS for letter in letters)
     return Item(
-        text=dice.pick(_VOWEL_COUNT).format(s=word), gold=str(count), working=f"{' '.join(running)}. {count}.",
+        text=dice.pick(_VOWEL_COUNT).format(s=word), gold=str(count), working=f"{''.join(running)}. {count}.",
         skills=("strings", "vowels"), content=("string", word, "vowels"),
     )  # fmt: skip
 

@@ -64,6 +64,7 @@ def logic(dice: Dice, _: Split) -> Item:
     restated = " ".join(f"{a} > {b}." for a, b in pairs)
     return Item(
         text=f"{' '.join(facts)} {question.format(asked=asked)}", gold=gold,
-        working=f"{restated} {' > '.join(people)}. {asked}: {gold}.", skills=("logic", "ordering"),
+        working=f"{restated} between: {people[1]}. {' > '.join(people)}. {asked}: {gold}.",
+        skills=("logic", "ordering"),
         content=("logic", more, *people), choices=tuple(dice.shuffled(people)),
     )  # fmt: skip
