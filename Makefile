@@ -22,7 +22,7 @@ browser: setup  ## a Chromium for the tests of pages, where there is none
 test: setup  ## all tests; the last line is a JSON object of counts
 	@$(BIN)/python -m pytest
 
-chaos: setup  ## 100 faults in runs with fake engines, 10 with real ones; about 40 minutes
+chaos: setup  ## 100 faults in runs with fake engines, 10 with real ones; 20 to 40 minutes
 	@$(BIN)/python -m benchmarks.chaos --faults 100 --real-faults 10
 
 chaos-serve: setup  ## two minutes of 200 impatient clients while engines are killed

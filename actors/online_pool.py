@@ -99,11 +99,12 @@ class OnlinePool(SlotPool):
 
     async def status(self) -> OnlineStatus:
         """What waits and runs, and what has been swapped so far."""
-        await asyncio.gather(*(self._ask_engine(s) for s in self._slots.values() if s.available))
+        slots = [s for s in self._slots.values() if s.available]
+        await asyncio.gather(*(self._ask_engine(s) for s in slots))
+        told = [self._told[s.info.id] for s in slots if s.info.id in self._told]
         return OnlineStatus(
             queues=tuple(q.status() for q in self._queues.values()), swaps=dict(self._swaps), crashes=self._crashes,
-            engine_samples=sum(t.running for t in self._told.values()),
-            engines=tuple(merged(t.families for t in self._told.values())),
+            engine_samples=sum(t.running for t in told), engines=tuple(merged(t.families for t in told)),
         )  # fmt: skip
 
     async def _ask_engine(self, slot: SlotState) -> None:

@@ -37,12 +37,12 @@ finish() {
 }
 trap finish EXIT
 
-on() { srun --overlap --nodes=1 --ntasks=1 --nodelist="$1" "${@:2}"; } # --overlap: the run shares the first node
+step=(srun --overlap --nodes=1 --ntasks=1) # --overlap: the run shares the first node
 
 # A token and a certificate for the addresses of all nodes, which only this user can read.
 addresses=()
 for node in "${nodes[@]}"; do
-    addresses+=("$(on "$node" hostname -I | cut -d' ' -f1)")
+    addresses+=("$("${step[@]}" --nodelist="$node" hostname -I | cut -d' ' -f1)")
 done
 umask 077
 mkdir -p "$secrets"
@@ -54,12 +54,13 @@ eval "$("$tls" env "$secrets")"
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$secrets/auth_token" RAY_USAGE_STATS_ENABLED=0
 export RAY_ADDRESS=${addresses[0]}:$port
 
-on "${nodes[0]}" env -u RAY_ADDRESS ray start --head --block --port="$port" --node-ip-address="${addresses[0]}" \
+"${step[@]}" --nodelist="${nodes[0]}" env -u RAY_ADDRESS ray start --head --block --port="$port" --node-ip-address="${addresses[0]}" \
     --include-dashboard=false "${options[@]}" &
 ray_nodes+=($!)
 for i in "${!nodes[@]}"; do
     [ "$i" -gt 0 ] || continue
-    on "${nodes[i]}" ray start --block --address="$RAY_ADDRESS" --node-ip-address="${addresses[i]}" "${options[@]}" &
+    "${step[@]}" --nodelist="${nodes[i]}" ray start --block --address="$RAY_ADDRESS" --node-ip-address="${addresses[i]}" \
+        "${options[@]}" &
     ray_nodes+=($!)
 done
 python "$SLURM_SUBMIT_DIR/cluster/await_nodes.py" "${#nodes[@]}"

@@ -104,9 +104,7 @@ def _asked(table: pa.Table) -> Asked:
     return [(question_id, skills or ()) for question_id, skills in pairs]
 
 
-def skill_map(
-    storage: Storage, skills: Iterable[str], profiles: Sequence[Profile], embed: Embedder
-) -> SkillMap:
+def skill_map(storage: Storage, skills: Iterable[str], profiles: Sequence[Profile], embed: Embedder) -> SkillMap:
     """Each test skill's nearest profile skill; those of an imported run's mapping as they stand there."""
     given: dict[str, str] = storage.read_json(GIVEN, {})
     known = sorted({skill for profile in profiles for skill in profile.scores})

@@ -25,8 +25,9 @@ class Evidence:
     """What an expert has answered in one profiling, and as what it was asked.
 
     `scores` are right minus wrong answers by skill, `asked` the answers by skill ({}: not known), `failed` how many
-    questions have no answer beside those that are `graded`. `model` names the adapter, too; `template` is a digest of prompt and chat template, `questions` one of the questions' ids; `made` a
-    day ("2026-01-31"). Texts are "" where they are not known.
+    questions have no answer beside those that are `graded`. `model` names the adapter, too; `template` is a digest of
+    prompt and chat template, `questions` one of the questions' ids; `made` a day ("2026-01-31"). Texts are "" where
+    they are not known.
     """
 
     task: str

@@ -64,9 +64,9 @@ def build_results(
     `methods` of all seeds over the same questions in the same order, seeds in the order of the run (`mcnemar_p` is
     taken from the first); `grading` of our final answers and `engine` are passed through; `config` the run's settings;
     `versions` of packages (and `git_hash` if known); `counts` of the data (`test_questions_in_all`, before any limit,
-    becomes n-samples' "original"); `date` epoch seconds. Calls, tokens and seconds are totals over the questions, averaged over
-    seeds; accuracy weighs questions equally. A method that lacks a seed is left out; one that is there twice with a
-    seed is a ValueError.
+    becomes n-samples' "original"); `date` epoch seconds. Calls, tokens and seconds are totals over the questions,
+    averaged over seeds; accuracy weighs questions equally. A method that lacks a seed is left out; one that is there
+    twice with a seed is a ValueError.
     """
     grouped = _by_method(methods)
     ours = grouped.get(_OURS, [])

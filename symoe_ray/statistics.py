@@ -88,8 +88,9 @@ def paired_difference(differences: ArrayLike, level: float = 0.95) -> tuple[floa
     `differences` holds one number a question: the difference of its accuracies, each a mean over seeds. For the
     interval a question won and a question lost are added to them, as Bonett and Price (J. Educ. Behav. Stat. 37 (2012))
     do for their interval: few questions that all fall to one side say less than a bootstrap of them alone makes of it,
-    and four of four would leave no width at all. The values are few and distinct, so a resample of n questions is one multinomial draw of how often each value occurs: the same
-    distribution as drawing questions, at a cost that does not grow with n. No question: ValueError.
+    and four of four would leave no width at all. The values are few and distinct, so a resample of n questions is one
+    multinomial draw of how often each value occurs: the same distribution as drawing questions, at a cost that does not
+    grow with n. No question: ValueError.
     """
     found = np.asarray(differences, dtype=float)
     if not found.size:

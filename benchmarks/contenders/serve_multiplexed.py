@@ -91,6 +91,7 @@ class Served:
 async def deployed(folder: str, experts: Sequence[ExpertSpec], engine: EngineSettings) -> AsyncIterator[Served]:
     """The deployment, up."""
     config = SlotConfig(id="slot-0", index=0, slots=1, run_uri=folder, epoch=1, experts=tuple(experts), engine=engine)
+    await asyncio.to_thread(lambda: serve.start(proxy_location="Disabled"))
     handle = await asyncio.to_thread(
         lambda: serve.run(Multiplexed.bind(config), name="multiplexed", route_prefix=None)  # type: ignore[attr-defined]
     )

@@ -162,7 +162,7 @@ STANDINS = {
     "scontrol": 'echo "scontrol $*" >>"$LOG"; [ "$1" != show ] || printf "node-a\\nnode-b\\n"',
     "srun": 'echo "srun $*" >>"$LOG"; while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
     "hostname": 'if [ "$1" = -I ]; then echo 127.0.0.1; else echo here; fi',
-    "ray": 'echo "ray $* token=$RAY_AUTH_MODE tls=$RAY_USE_TLS" >>"$LOG"; exec sleep 60',
+    "ray": 'echo "ray $* token=$RAY_AUTH_MODE tls=$RAY_USE_TLS pid=$$" >>"$LOG"; exec sleep 60',
     "python": "exit 0",
     "symoe": 'echo "symoe $* $RAY_ADDRESS" >>"$LOG"; trap "exit 143" TERM; [ "$1" != run ] || sleep 60 & wait; exit 3',
 }
@@ -195,6 +195,9 @@ def test_slurm_starts_ray_on_every_node_and_ends_as_the_run_does(slurm: dict[str
     assert "symoe run cluster=auto task=demo --run r 127.0.0.1:20123" in log
     assert "requeue" not in log
     assert not list(tmp_path.glob(".symoe-*")), "the token and the key are still there"
+    pids = re.findall(r"pid=(\d+)", log)
+    assert len(pids) == 2
+    assert not any(Path("/proc", pid).exists() for pid in pids), "Ray is still there"
 
 
 def test_at_slurms_time_limit_the_run_is_told_and_queued_again(slurm: dict[str, str], tmp_path: Path) -> None:
