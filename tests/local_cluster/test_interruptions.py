@@ -61,10 +61,9 @@ def test_hopeless_questions_are_failed_rows_and_the_others_are_answered(symoe: S
     assert "Traceback" not in command.out + command.err
     run = symoe.run_folder("r")
     failures = [d["failure"] for d in run.rows("drafts") if d["failure"]]
-    assert {(f["boundary"], f["kind"], f["attempt"]) for f in failures} == {
-        ("engine", "engine_died", 3), ("engine", "prompt_too_long", 1)
-    }  # fmt: skip
-    assert all(f["message"] for f in failures)
+    assert {(f["boundary"], f["kind"]) for f in failures} == {("engine", "engine_died"), ("engine", "prompt_too_long")}
+    assert {f["attempt"] for f in failures if f["kind"] == "engine_died"} == {3}
+    assert all(f["message"] and f["attempt"] in (1, 2, 3) for f in failures)  # one may have been beside the other
     assert run.json("results.json")["symoe"]["failures"]["drafts"] == len(failures)
     answers = [a for a in run.rows("answers") if a["method"] == "symoe"]
     assert len(answers) == 8
