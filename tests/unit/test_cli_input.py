@@ -197,7 +197,7 @@ class TestSettings:
 
     @pytest.mark.parametrize(
         ("setting", "expected"),
-        [("task=mmlu", "mmlu_pro"), ("pool=demos", "demo, paper16"), ("cluster=k8s", "auto, local")],
+        [("task=mmlu", "mmlu_pro"), ("pool=demos", "demo, mixed, paper16"), ("cluster=k8s", "auto, local")],
     )
     def test_an_unknown_task_pool_or_cluster_lists_what_there_is(
         self, setting: str, expected: str, symoe: Command
@@ -354,7 +354,7 @@ class TestNothingIsSpent:
         assert (said.code, said.err) == (signals.DONE, "")
         lines = said.out.splitlines()
         assert lines[0].startswith("warning: 1 of 3 test questions share their text with a validation question")
-        assert lines[1] == "warning: 1 of 3 test questions have no gold answer and are not graded"
+        assert lines[1] == "warning: 1 of 3 test questions have no gold answer and count as wrong"
         assert lines[2] == "run runs/mine: 1 validation and 3 test questions"
         assert lines[3].startswith("experts: Arithmetic, ")
         assert lines[4] == f"stages: {', '.join(stage_commands.STAGES)}; k=3, seeds 3, 4"

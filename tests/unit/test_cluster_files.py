@@ -168,6 +168,10 @@ STANDINS = {
 }
 
 
+BOTH_UP = 'until [ "$(grep -c pid= "$LOG")" = 2 ]; do sleep 0.05; done; exit 3'
+"""A run that ends as soon as Ray runs on both nodes."""
+
+
 @pytest.fixture
 def slurm(tmp_path: Path) -> dict[str, str]:
     """An environment in which the commands of Slurm and Ray are stand-ins."""
@@ -185,7 +189,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
 
 def test_slurm_starts_ray_on_every_node_and_ends_as_the_run_does(slurm: dict[str, str], tmp_path: Path) -> None:
     symoe = tmp_path / "bin" / "symoe"
-    symoe.write_text(symoe.read_text().replace("sleep 60 & wait; exit 3", "exit 3"))
+    symoe.write_text(symoe.read_text().replace("sleep 60 & wait; exit 3", BOTH_UP))
     done = subprocess.run([CLUSTER / "slurm.sh", "task=demo", "--run", "r"], env=slurm, timeout=60, check=False)
     assert done.returncode == 3
     log = (tmp_path / "log").read_text()

@@ -24,6 +24,8 @@ from actors.protocol import (
     Generate,
     Learn,
     LoadEngine,
+    Measure,
+    Measured,
     Obeyed,
     Probe,
     Probed,
@@ -41,6 +43,7 @@ from actors.protocol import (
     receive,
     send,
 )
+from symoe_ray.serving.engine_metrics import Family
 
 FRAMES: list[Frame] = [
     LoadEngine(args={"model": "/m", "max_model_len": 8, "x": None, "y": [1.5, {"z": True}]}, cores=(0, 3), cuda=True),
@@ -63,6 +66,8 @@ FRAMES: list[Frame] = [
     Wake(),
     Probe(),
     Obeyed(),
+    Measure(),
+    Measured(running=2, families=[Family(name="x", kind="gauge", help="h", samples=(("x", {"a": "b"}, 1.5),))]),
     Probed(tokens=(1, 2**17), logprobs=(-0.5, float("-inf"))),
     Fatal(kind="load_failed", message="no such model"),
     Fork(log="/tmp/slot.log"),

@@ -23,6 +23,7 @@ def raising() -> str:
 
 
 def stopping() -> str:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGTERM)
     return ""
 
