@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from actors.engine_host import LoadError
 from actors.online_state import Grant, OnlineStatus, Queue, Refusal, Ticket, Waiting
 from actors.pool_state import SlotState
-from actors.slot import Told
+from actors.slot import RestartedError, Told
 from actors.slot_pool import LeaseLostError, PoolConfig, SlotPool
 from symoe_ray.scheduling import GroupView, Lease, Online, Prepare, admission_wait_s, ask_order, decide
 from symoe_ray.serving.engine_metrics import merged
@@ -189,8 +189,8 @@ class OnlinePool(SlotPool):
             await self._have_engine(slot, expert, queue.key)
         except (RayActorError, RayTaskError, LeaseLostError) as error:
             cause = error.cause if isinstance(error, RayTaskError) else error
-            if isinstance(error, RayActorError):
-                self._emit("crash", slot, expert=expert, message=f"slot actor: {error}".splitlines()[0])
+            if isinstance(cause, RayActorError | RestartedError):
+                self._emit("crash", slot, expert=expert, message=f"slot actor: {cause}".splitlines()[0])
                 self._lose(slot)
             elif not isinstance(error, LeaseLostError):
                 self._load_failed(slot, expert, queue, cause)

@@ -12,6 +12,7 @@ from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RayTas
 
 from actors.engine_host import EngineDiedError, LoadError
 from actors.pool_state import SlotState, StageState, stage_of
+from actors.slot import RestartedError
 from actors.slot_pool import LeaseLostError, PoolConfig, SlotPool
 from symoe_ray.core import Failure, ResourceError
 from symoe_ray.ledger import Chunk, Commits, Part, split
@@ -149,7 +150,10 @@ class EnginePool(SlotPool):
             left = replace(left, deaths=left.deaths + 1)
         except Exception as error:  # whatever else it is, it must not end in the chunk being granted for ever
             cause = error.cause if isinstance(error, RayTaskError) else error
-            if isinstance(cause, LoadError):
+            if isinstance(cause, RestartedError):
+                self._emit("crash", slot, expert=chunk.expert, message=str(cause))
+                self._lose(slot)
+            elif isinstance(cause, LoadError):
                 self._load_failed(stage, slot, chunk.expert, key, cause)
                 if self._fits(slot, key):
                     await asyncio.sleep(delay_s("load_failed", stage.load_failures[slot.info.id, key]))

@@ -103,6 +103,13 @@ class Prefetched:
     seconds: float
 
 
+class RestartedError(RuntimeError):
+    """Ray has restarted the slot actor since its pool last spoke to it: it is to be started again."""
+
+    def __init__(self, message: str = "the slot actor has been restarted") -> None:
+        super().__init__(message)
+
+
 @dataclass(slots=True)
 class _Item:
     row: dict[str, Any]
@@ -270,7 +277,7 @@ class Slot:
     async def progress(self) -> tuple[int, list[str]]:
         """Tokens that the live engine has generated, and the causes of the engine deaths since the last call."""
         if self._host is None:
-            return 0, []
+            raise RestartedError
         deaths = self._host.deaths.copy()
         self._host.deaths.clear()  # in place: the engines that live hold it
         return self._host.tokens, deaths
@@ -329,7 +336,8 @@ class Slot:
     async def _ensure(self, spec: ExpertSpec, *, swap: bool = False) -> LoadReport:
         """Have the expert's engine. Only the pool's own load swaps another one out; work replaces a dead one."""
         async with self._loading:
-            assert self._host is not None, "the slot was not started"
+            if self._host is None:
+                raise RestartedError
             report = self._host.report
             if self._host.key == spec.engine_key and report is not None:
                 return report

@@ -24,7 +24,7 @@ from actors.placing import nodes, reserve
 from actors.pool_costs import CostBook
 from actors.pool_state import EventLog, SlotState
 from actors.remote_slot import RemoteSlotActor
-from actors.slot import Loaded, SlotActor, SlotConfig, SlotInfo
+from actors.slot import Loaded, RestartedError, SlotActor, SlotConfig, SlotInfo
 from symoe_ray.core import ExpertSpec, ResourceError
 from symoe_ray.remote_slots import remote_slots
 from symoe_ray.scheduling import GroupView, SlotView
@@ -343,8 +343,12 @@ class SlotPool(ABC):
             message = f"slot actor: no sign of life for {timeout_s:.0f} s"
             self._emit("crash", slot, expert=slot.expert, message=message)
             ray.kill(slot.actor, no_restart=False)
-        except (RayActorError, RayTaskError):  # its leases tell
+        except RayActorError:  # its leases tell
             return
+        except RayTaskError as error:
+            if isinstance(error.cause, RestartedError):  # it died while nobody spoke to it
+                self._emit("crash", slot, expert="", message=str(error.cause))
+                self._lose(slot)
         else:
             # an engine counts from its start, so a smaller number is a new engine's
             self._note_tokens(tokens - slot.tokens if tokens >= slot.tokens else tokens)

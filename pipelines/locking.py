@@ -8,7 +8,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,20 +26,18 @@ class Hold:
 
 
 @contextmanager
-def locked(storage: Storage) -> Iterator[Hold]:
+def locked(storage: Storage, say: Callable[[str], None] = lambda _: None) -> Iterator[Hold]:
     """Hold the run; ResourceError where another process works on it, InputError where its folder cannot be written.
 
-    The kernel releases a dead driver's file lock at once. On an object store its claim is waited out.
+    The kernel releases a dead driver's file lock at once. On an object store its claim is waited out: `say` tells.
     """
     token = uuid.uuid4().hex[:8]
-    held: Callable[[Storage, str], AbstractContextManager[Callable[[], None]]]
-    held = _file_lock if storage.is_local else _claimed
-    with held(storage, token) as check:
+    with _file_lock(storage) if storage.is_local else _claimed(storage, token, say) as check:
         yield Hold(token, check)
 
 
 @contextmanager
-def _file_lock(storage: Storage, _: str) -> Iterator[Callable[[], None]]:
+def _file_lock(storage: Storage) -> Iterator[Callable[[], None]]:
     try:
         Path(storage.root).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -59,8 +57,8 @@ def _file_lock(storage: Storage, _: str) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def _claimed(storage: Storage, token: str) -> Iterator[Callable[[], None]]:
-    claim = Claim(storage, token, f"process {os.getpid()} on {socket.gethostname()}")
+def _claimed(storage: Storage, token: str, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    claim = Claim(storage, token, f"process {os.getpid()} on {socket.gethostname()}", say=say)
     claim.take()
     ended = threading.Event()
 

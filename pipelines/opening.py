@@ -38,7 +38,7 @@ def opened(
 ) -> Iterator[Run]:
     """The run, locked, with its manifest and a pool that starts when it is first needed; its end is in status.json."""
     storage, started = Storage(uri), time.time()
-    with locked(storage) as hold, ExitStack() as stack:
+    with locked(storage, display.say) as hold, ExitStack() as stack:
         stack.callback(storage.compact_text, "events.jsonl")  # the last thing: the pool has ended by then
         manifest = open_manifest(storage, settings, restart=restart)
         manifest["attempts"] += 1

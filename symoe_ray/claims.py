@@ -29,13 +29,17 @@ def awake_s() -> float:
 
 @dataclass(slots=True)
 class Claim:
-    """A driver's claim to a run. `about` says to people who it is; `token` is its own, and unlike any other."""
+    """A driver's claim to a run. `about` says to people who it is; `token` is its own, and unlike any other.
+
+    `say` is told why it waits.
+    """
 
     storage: Storage
     token: str
     about: str
     clock: Callable[[], float] = awake_s
     pause: Callable[[float], None] = time.sleep
+    say: Callable[[str], None] = lambda _: None
     _beats: int = 0
     _held: bool = False
     _renewed: float = 0.0
@@ -99,6 +103,8 @@ class Claim:
             except FileNotFoundError:
                 continue
             left = True
+            if name not in self._seen:
+                self.say(f"waiting for at most {DEAD_S:.0f} s to see whether {_driver(content)} still works on the run")
             before, since = self._seen.setdefault(name, (content, now))
             if content != before:
                 if b'"works"' in content or name < self._name:

@@ -15,6 +15,7 @@ from ray.exceptions import RayActorError, TaskCancelledError
 
 from actors.online_pool import OnlinePool
 from actors.online_state import Refusal, Ticket
+from actors.slot import RestartedError
 from symoe_ray.core import Completion, Failure, Request
 from symoe_ray.serving.asking import Ask, Grown, RefusedError, Reply
 
@@ -49,7 +50,7 @@ class PoolEngines:
                         yield came
                         begun = True
                 return
-            except RayActorError as error:
+            except (RayActorError, RestartedError) as error:
                 if begun or attempt == ATTEMPTS:
                     yield _failed(ask.request, f"slot actor: {error}".splitlines()[0])
                     return
@@ -74,7 +75,7 @@ class PoolEngines:
                         yield replace(came, wait_s=wait_s)
                     else:
                         yield came
-        except RayActorError:
+        except (RayActorError, RestartedError):
             lost = True
             raise
         finally:

@@ -90,7 +90,7 @@ class Disturbance:
     def __init__(self, plan: Plan, seed: int, folder: Path) -> None:
         self._plan, self._folder, self._dice = plan, folder, random.Random(seed)
         self._left = plan.drawn(self._dice)
-        self._token, self._process = "", None
+        self._token = ""
         self._afterwards: list[Callable[[], None]] = []
         self._started = time.monotonic()
         self.outcome = Outcome()
@@ -113,7 +113,7 @@ class Disturbance:
         return outcome
 
     def _attempt(self) -> int:
-        process = self._process = run_command(self._plan.arguments, self._folder, self._token)
+        process = run_command(self._plan.arguments, self._folder, self._token)
         try:
             while self._left and self._moment(process) and self._inject(process, self._left[-1]):
                 self._note(self._left[-1])
@@ -213,7 +213,10 @@ class Disturbance:
         """Cut a committed part short, or delete it, once nothing of the command is left."""
         all_ended(self._token, LEFT_S)
         parts = [part for stage in stages_of(self._run) for part in committed_parts(self._run, stage)]
-        file = self._run / self._dice.choice(parts)["path"]
+        whole = [file for part in parts if (file := self._run / part["path"]).exists() and file.stat().st_size]
+        if not whole:  # all that was there was damaged before
+            return
+        file = self._dice.choice(whole)
         if self._dice.random() < 0.3:
             file.unlink()
         else:

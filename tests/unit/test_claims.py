@@ -66,8 +66,10 @@ def test_a_second_one_is_refused_while_the_first_lives(world: World, tokens: str
 
 def test_a_dead_ones_run_is_taken_over_after_a_while(world: World) -> None:
     world.claim("a").take()
-    second = world.claim("b")
+    second, said = world.claim("b"), list[str]()
+    second.say = said.append
     second.take()
+    assert said == ["waiting for at most 60 s to see whether driver a still works on the run"]
     assert DEAD_S < world.now - 1000.0 < DEAD_S + 5
     assert world.there() == ["b"]
     second.check()

@@ -14,6 +14,7 @@ from actors.shapes import checkpoint_digest, why_not
 from symoe_ray.config import load
 from symoe_ray.demo_task import FAMILIES
 from training.examples import answered, fixed_texts, question_of, training_items
+from training.tokenizer import chat
 
 EXPERTS = {expert.name: expert.model for expert in load(["pool=demo"]).pool.experts}
 FOLDERS = {name: local_path(model) for name, model in EXPERTS.items()}
@@ -56,6 +57,20 @@ def test_a_fixed_sentence_is_one_token_and_digits_letters_and_names_are_the_same
     for family, item in islice(training_items("test", list(FAMILIES)), 100):
         prompt = answered(question_of(family, item), item).prompt
         assert tokenizer.decode(tokenizer.encode(prompt).ids) == prompt
+
+
+@pytest.mark.parametrize("folder", FOLDERS.values(), ids=FOLDERS)
+def test_transformers_takes_the_tokenizer_as_it_is_and_not_one_that_it_has_for_the_architecture(folder: Path) -> None:
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    ((family, item),) = islice(training_items("test", ["logic"]), 1)
+    prompt = answered(question_of(family, item), item).prompt
+    wanted = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(chat(prompt)).ids
+    chatted = [{"role": "user", "content": prompt}]
+    loaded = AutoTokenizer.from_pretrained(str(folder))
+    assert loaded.apply_chat_template(chatted, add_generation_prompt=True, return_dict=False) == wanted
+    assert loaded.decode(wanted, skip_special_tokens=False) == chat(prompt)
 
 
 def test_shipped_models_are_served_from_the_package_and_never_made(

@@ -16,10 +16,12 @@ from actors.engine_host import LoadError
 from actors.engine_plans import EngineFacts
 from actors.online_pool import OnlinePool
 from actors.online_state import Grant, Refusal, Ticket
-from actors.slot import Loaded, Prefetched, SlotConfig, SlotInfo, Told
+from actors.serving.pool_engines import PoolEngines
+from actors.slot import Loaded, Prefetched, RestartedError, SlotConfig, SlotInfo, Told
 from actors.slot_pool import PoolConfig
-from symoe_ray.core import ExpertSpec
+from symoe_ray.core import Completion, ExpertSpec, Message, Request, Sampling
 from symoe_ray.scheduling import Online
+from symoe_ray.serving.asking import Ask, RefusedError, Reply
 from symoe_ray.settings import EngineSettings
 from symoe_ray.slot_places import anywhere
 from tests.unit.test_pool import Method, answer
@@ -30,12 +32,13 @@ CAPACITY = 4
 
 @dataclass
 class Slots:
-    """Slot actors: `load` may raise or wait; `loads` are (slot, expert) in order."""
+    """Slot actors: `load` may raise or wait, `answers` are raised before any is given; `loads` are (slot, expert)."""
 
     load: Callable[[str], Awaitable[None]] | None = None
     problems: dict[str, str] = field(default_factory=dict)
     loads: list[tuple[str, str]] = field(default_factory=list)
     prepared: list[str] = field(default_factory=list)
+    answers: list[Exception] = field(default_factory=list)
 
     def make(self, config: SlotConfig) -> Any:
         return StubSlot(config.id, self)
@@ -46,7 +49,7 @@ class StubSlot:
 
     def __init__(self, slot: str, slots: Slots) -> None:
         self.id, self._slots = slot, slots
-        for name in ("start", "load", "resolve", "facts", "prepare", "progress", "measure", "stop"):
+        for name in ("start", "load", "resolve", "facts", "prepare", "progress", "measure", "answer", "stop"):
             setattr(self, name, Method(lambda *given, name=name: answer(getattr(self, f"_{name}")(*given))))
 
     async def _start(self) -> SlotInfo:
@@ -74,6 +77,12 @@ class StubSlot:
 
     async def _measure(self) -> Told:
         return Told(running=0, families=())
+
+    async def _answer(self, ask: Ask) -> Reply:
+        if self._slots.answers:
+            raise self._slots.answers.pop(0)
+        text = Completion(request_id=ask.request.id, index=0, text=self.id, completion_tokens=1)
+        return Reply(completions=(text,), seconds=0.1)
 
     async def _stop(self) -> None:
         return None
@@ -307,17 +316,64 @@ def test_after_an_engines_death_it_is_loaded_again(play: Callable[..., None]) ->
     play(test)
 
 
-def test_a_slot_that_dies_under_a_load_is_revived_and_the_request_is_granted(play: Callable[..., None]) -> None:
+@pytest.mark.parametrize("death", [ActorUnavailableError("it was killed", None), RestartedError()])
+def test_a_slot_that_dies_is_revived_and_the_request_is_granted(play: Callable[..., None], death: Exception) -> None:
     deaths = iter([True])
 
     async def load(_: str) -> None:
         if next(deaths, False):
-            raise ActorUnavailableError("it was killed", None)
+            raise death
 
     async def test(pool: OnlinePool, slots: Slots) -> None:
         assert isinstance(await pool.reserve(ticket(0, "A")), Grant)
         assert len(slots.loads) == 2
         assert (await pool.status()).crashes == 1
+
+    play(test, Slots(load=load))
+
+
+def asked(expert: str) -> Ask:
+    message = Message(role="user", content="Why?")
+    made = Request(
+        id="r", question_id="q", expert=expert, messages=(message,), seed=7, n=1, sampling=Sampling(max_tokens=5)
+    )
+    return Ask(request=made)
+
+
+@pytest.mark.parametrize("death", [ActorUnavailableError("it was killed", None), RestartedError()])
+def test_a_slot_that_dies_before_it_answers_is_asked_again(play: Callable[..., None], death: Exception) -> None:
+    async def test(pool: OnlinePool, slots: Slots) -> None:
+        waits: list[str] = []
+        engines = PoolEngines(pool, lambda expert, _: waits.append(expert))
+        (reply,) = [came async for came in engines.ask(asked("A"))]
+        assert isinstance(reply, Reply)
+        assert (reply.completions[0].text, reply.completions[0].failure) == ("slot-0", None)
+        assert waits == ["A", "A"]
+        assert all(q.waiting == q.running == 0 for q in (await pool.status()).queues)
+
+    play(test, Slots(answers=[death]))
+
+
+def test_a_slot_that_dies_every_time_is_a_failure_of_the_request(play: Callable[..., None]) -> None:
+    async def test(pool: OnlinePool, _: Slots) -> None:
+        (reply,) = [came async for came in PoolEngines(pool, lambda *_: None).ask(asked("A"))]
+        assert isinstance(reply, Reply)
+        failure = reply.completions[0].failure
+        assert failure is not None
+        assert (failure.boundary, failure.kind) == ("slot", "engine_died")
+        assert all(q.waiting == q.running == 0 for q in (await pool.status()).queues)
+
+    play(test, Slots(answers=[RestartedError() for _ in range(3)]))
+
+
+def test_whoever_is_refused_holds_no_place(play: Callable[..., None]) -> None:
+    async def load(_: str) -> None:
+        raise LoadError("out of memory")
+
+    async def test(pool: OnlinePool, _: Slots) -> None:
+        with pytest.raises(RefusedError, match="out of memory"):
+            [came async for came in PoolEngines(pool, lambda *_: None).ask(asked("A"))]
+        assert all(q.waiting == q.running == 0 for q in (await pool.status()).queues)
 
     play(test, Slots(load=load))
 

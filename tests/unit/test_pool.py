@@ -21,7 +21,7 @@ from actors.engine_plans import EngineFacts
 from actors.placing import Reservation
 from actors.pool import EnginePool, PoolConfig
 from actors.pool_state import EventLog
-from actors.slot import Loaded, Prefetched, SlotConfig, SlotInfo
+from actors.slot import Loaded, Prefetched, RestartedError, SlotConfig, SlotInfo
 from symoe_ray.core import ExpertSpec, Failure, ResourceError
 from symoe_ray.ledger import Chunk, Commits, Part
 from symoe_ray.ports import StageSummary
@@ -725,6 +725,43 @@ class TestDeadlyChunks:
         pool = rig(generate=generate)
         assert pool.play(chunks_of(A=2)).failed == 0
         assert pool.committed() == once(A=2)
+
+
+class TestRestartedSlots:
+    """A slot actor that died while nobody spoke to it is back before its pool knows, and knows nothing."""
+
+    def test_one_that_is_given_work_is_started_again(self, rig: MakeRig) -> None:
+        async def generate(_: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
+            if len(pool.log.grants) == 1:
+                raise RestartedError
+            yield part_of(chunk, lacking(chunk))
+
+        pool = rig(max_attempts=1, generate=generate)
+        assert pool.play(chunks_of(A=2)).failed == 0
+        assert pool.committed() == once(A=2)
+        assert pool.log.starts == ["slot-0", "slot-0"]
+
+    def test_one_that_is_idle_is_started_again(self, rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+        back = asyncio.Event()
+
+        async def start(_: StubSlot) -> None:
+            if len(pool.log.starts) == 3:
+                back.set()
+
+        async def generate(_: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
+            await back.wait()
+            yield part_of(chunk, lacking(chunk))
+
+        async def progress(slot: StubSlot) -> tuple[int, list[str]]:
+            if slot.id == "slot-1" and not back.is_set():
+                raise as_ray_raises(RestartedError())
+            return 0, []
+
+        monkeypatch.setattr(pool_module, "WATCH_S", 0.01)
+        monkeypatch.setattr(StubSlot, "_progress", progress)
+        pool = rig(slots=2, start=start, generate=generate)
+        assert pool.play(chunks_of(A=1)).failed == 0
+        assert sorted(pool.log.starts) == ["slot-0", "slot-1", "slot-1"]
 
 
 class TestHungSlots:
