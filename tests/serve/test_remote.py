@@ -91,6 +91,4 @@ def test_an_endpoint_asks_an_expert_elsewhere(pool: str, tmp_path: Path) -> None
         assert KEY not in (tmp_path / "run" / "serve.log").read_text()
     finally:
         end(running)
-    assert {e["expert"]: e["tier"] for e in running.events("load")}[
-        "Theirs"
-    ] == "remote"
+    assert {e["expert"]: e["tier"] for e in running.events("load")}["Theirs"] == "remote"
