@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from pipelines.grading import graded_drafts, is_right
-from pipelines.profile import read_profiles
+from pipelines.profile import read_profiles, sources_of
 from pipelines.run import Run
 from pipelines.sharding import Rows, collect, generate, rows_of_shards
 from symoe_ray.aggregators import best_aggregator, synthetic_case
 from symoe_ray.core import ExpertSpec
 from symoe_ray.fingerprints import digest
 from symoe_ray.requests import aggregate_request
+from symoe_ray.settings import Settings
 from symoe_ray.storage import Storage
 from symoe_ray.tables import DRAFTS, question_of, request_row
 
@@ -25,18 +26,17 @@ RESULT = "aggregators/aggregators.json"
 def run_stage(run: Run) -> None:
     """Write aggregators/part-*.parquet (graded outcomes) and aggregators/aggregators.json (scores and the best one).
 
-    An expert that the settings name needs no measuring, and profiles of other runs bring no drafts to measure with:
-    then the named one, or the one with the highest validation accuracy, is taken.
+    An expert that the settings name needs no measuring. Profiles of other runs bring those runs' benchmarks with them.
     """
     settings = run.settings
     validation = {p.expert: p.accuracy for p in read_profiles(run.storage)}
     seed = settings.all_seeds[0]
     if settings.aggregator != "auto" or settings.profiles:
-        inputs = digest(settings.aggregator, validation)
+        chosen, reason, scores = _known(settings, validation)
+        inputs = digest(validation, chosen, reason, scores)
         if run.begin(STAGE, inputs):
-            named = settings.aggregator
-            chosen, reason = (named, "named in the settings") if named != "auto" else best_aggregator({}, validation)
-            run.storage.write_json(RESULT, {"chosen": chosen, "reason": reason, "scores": {}})
+            run.storage.write_json(RESULT, {"chosen": chosen, "reason": reason, "scores": _to_json(scores)})
+            run.say(f"bench-aggregators: {chosen} ({reason})")
             run.done(STAGE, inputs, chosen)
         return
     limit = settings.aggregate.max_draft_characters
@@ -54,7 +54,7 @@ def run_stage(run: Run) -> None:
         {
             "chosen": chosen,
             "reason": reason,
-            "scores": {name: {"correct": c, "graded": n} for name, (c, n) in sorted(scores.items())},
+            "scores": _to_json(scores),
             "cases": max((n for _, n in scores.values()), default=0),
             "validation_questions": run.manifest["stages"]["questions"]["validation"],
         },
@@ -68,6 +68,34 @@ def aggregator_of(run: Run) -> str:
     if run.settings.aggregator != "auto":
         return run.settings.aggregator
     return str(run.storage.read_json(RESULT)["chosen"]) if run.storage.exists(RESULT) else ""
+
+
+def _known(settings: Settings, validation: Mapping[str, float]) -> tuple[str, str, dict[str, tuple[int, int]]]:
+    """The aggregator that needs no benchmark, why, and its known scores: the named one, or the profiles' runs' best.
+
+    Where none of those runs has measured: the first of their aggregators in this pool, or else by validation accuracy.
+    """
+    if settings.aggregator != "auto":
+        return settings.aggregator, "named in the settings", {}
+    experts = {e.name for e in settings.pool.experts}
+    sources = [source for source in sources_of(settings) if source.exists(RESULT)]
+    results = [source.read_json(RESULT) for source in sources]
+    scores: dict[str, tuple[int, int]] = {}
+    for result in results:
+        for name in experts & result["scores"].keys():
+            correct, cases = scores.get(name, (0, 0))
+            score = result["scores"][name]
+            scores[name] = (correct + score["correct"], cases + score["graded"])
+    if not any(cases for _, cases in scores.values()):
+        for source, result in zip(sources, results, strict=True):
+            if result["chosen"] in experts:
+                return result["chosen"], f"the aggregator of {source.uri}", {}
+        scores = {}
+    return *best_aggregator(scores, validation), scores
+
+
+def _to_json(scores: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, int]]:
+    return {name: {"correct": correct, "graded": cases} for name, (correct, cases) in sorted(scores.items())}
 
 
 def _requests(

@@ -88,6 +88,11 @@ def read_book(storage: Storage) -> Book:
     return from_json(storage.read_json(PROFILES), storage.path(PROFILES))
 
 
+def sources_of(settings: Settings) -> list[Storage]:
+    """The runs whose profiles are used: `profiles=RUN,...`."""
+    return [Storage(run_uri(settings, name)) for name in settings.profiles]
+
+
 def write_profiles(storage: Storage, profiles: Sequence[Profile]) -> None:
     """Write a profiles.json of scores whose answers are not known one by one."""
     write_book(
@@ -128,7 +133,7 @@ def _leaks(profiled: Storage, tested: Storage) -> list[str]:
 def _borrow(run: Run) -> None:
     """Use the profiles of other runs: their evidence united, per expert of this pool."""
     names, experts = run.settings.profiles, run.settings.pool.experts
-    sources = [Storage(run_uri(run.settings, name)) for name in names]
+    sources = sources_of(run.settings)
     found = merged(map(read_book, sources))
     missing = [e.name for e in experts if e.name not in found]
     if missing:

@@ -14,7 +14,7 @@ from typing import Any
 from pipelines.bench_aggregators import RESULT
 from pipelines.opening import embedder_of, opened, verifier
 from pipelines.panels import Layer, Panel
-from pipelines.profile import book_of, read_book, read_profiles
+from pipelines.profile import book_of, read_book, read_profiles, sources_of
 from pipelines.progress import Display
 from pipelines.recruit import Asked, read_asked, skill_map
 from pipelines.replay_cache import Cache, Row, Wanted
@@ -117,7 +117,7 @@ def _variant(
 def _profiles(storage: Storage, own: Settings, settings: Settings) -> list[Profile]:
     """The run's profiles; where the grader is another one, made anew from its graded validation answers."""
     if own.profiles != settings.profiles:
-        book = merged(read_book(Storage(run_uri(own, name))) for name in own.profiles)
+        book = merged(map(read_book, sources_of(own)))
         missing = [e.name for e in own.pool.experts if e.name not in book]
         if missing:
             raise InputError(f"profiles={','.join(own.profiles)}: no profile of {', '.join(missing)}")
