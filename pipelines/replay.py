@@ -27,7 +27,7 @@ from symoe_ray.fingerprints import digest
 from symoe_ray.ledger import missing_chunks
 from symoe_ray.ports import Embedder
 from symoe_ray.profiles import merged, profile_of
-from symoe_ray.replaying import grid_of, replay_table
+from symoe_ray.replaying import adjust, grid_of, replay_table
 from symoe_ray.requests import samples_wanted
 from symoe_ray.routing import Router, RoutingRules, SkillMap
 from symoe_ray.settings import Settings
@@ -70,6 +70,7 @@ def _replay(options: argparse.Namespace, overrides: list[str], signals: Signals)
             _generate(run, cache, variants)
     own = own_result(cache)
     rows = [score(cache, variant, own) for variant in variants]
+    adjust(rows)
     for row in rows:
         row |= {"run": storage.uri, "offline": options.offline, "time": time.time()}
         storage.write_json(row["file"], row)

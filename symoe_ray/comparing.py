@@ -74,7 +74,7 @@ def adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 def pair_entry(comparison: Comparison) -> dict[str, Any]:
     """The comparison as results.json has it under "paired"."""
-    names = ("difference", "ci95", "stderr", "mcnemar_p", "smallest_detectable")
+    names = ("difference", "ci95", "stderr", "mcnemar_p", "mcnemar_p_holm", "smallest_detectable")
     values = asdict(comparison)
     return {name: list(values[name]) if name == "ci95" else values[name] for name in names}
 

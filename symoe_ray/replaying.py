@@ -12,7 +12,7 @@ import numpy as np
 
 from symoe_ray.comparing import compare, p_text
 from symoe_ray.core import InputError
-from symoe_ray.statistics import clustered_interval
+from symoe_ray.statistics import clustered_interval, holm
 
 VARIED = (
     "k", "router", "sampler", "replacement", "trim_threshold", "temperature", "no_skills", "seed", "seeds", "compat",
@@ -90,12 +90,20 @@ def scores_of(made: Replayed, own: np.ndarray | None) -> dict[str, Any]:
     }
 
 
+def adjust(rows: Sequence[dict[str, Any]]) -> None:
+    """Add to each row's "vs_run" the p-value adjusted for all settings of one call (Holm)."""
+    pairs = [row["vs_run"] for row in rows if row["vs_run"]]
+    for pair, p in zip(pairs, holm([pair["mcnemar_p"] for pair in pairs]), strict=True):
+        pair["mcnemar_p_holm"] = p
+
+
 def replay_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Settings and their scores as aligned text; a score over some of the questions only says over how many.
 
-    "vs run" is the difference from the run's own result on the same questions in points, p is McNemar's exact p.
+    "vs run" is the difference from the run's own result on the same questions in points, p is McNemar's exact p,
+    "p Holm" the same adjusted for all settings.
     """
-    header = ("setting", "answers", "symoe", "95% CI", "majority", "oracle", "regret", "calls", "vs run", "p")
+    header = ("setting", "answers", "symoe", "95% CI", "majority", "oracle", "regret", "calls", "vs run", "p", "p Holm")
     lines = [header, *map(_line, rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
@@ -119,6 +127,7 @@ def _line(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{row['calls']:,.0f}",
         f"{100 * pair['difference']:+.1f}" if pair else "-",
         p_text(pair["mcnemar_p"]) if pair else "-",
+        p_text(pair["mcnemar_p_holm"]) if pair else "-",
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from symoe_ray.comparing import compare, p_text, pair_entry
+from symoe_ray.comparing import adjusted, compare, p_text, pair_entry
 from symoe_ray.core import InputError
 from symoe_ray.outcomes import MethodOutcomes
 from symoe_ray.statistics import clustered_error, clustered_interval
@@ -95,11 +95,7 @@ def build_results(
         "total_evaluation_time_seconds": str(engine["wall_s"]) if "wall_s" in engine else None,
         "symoe": {
             "methods": {name: _summary(of_method) for name, of_method in grouped.items()},
-            "paired": {
-                f"{_OURS}_vs_{name}": pair_entry(compare(_correct(ours), _correct(other)))
-                for name, other in grouped.items()
-                if ours and name != _OURS
-            },
+            "paired": _paired(grouped),
             "grading": dict(grading),
             "engine": dict(engine),
             "seeds": seeds,
@@ -113,13 +109,16 @@ def build_results(
 def accuracy_table(results: Mapping[str, Any]) -> str:
     """The methods of `build_results` as an aligned table for the terminal, ours first; "" without methods.
 
-    "symoe ahead" is ours minus the row's accuracy in points, p is McNemar's exact p, and "detectable" the least true
-    difference in points that so many questions reveal with 80 % power ("-": none).
+    "symoe ahead" is ours minus the row's accuracy in points, p is McNemar's exact p, "p Holm" the same adjusted for all
+    rows together, and "detectable" the least true difference in points that so many questions reveal with 80 % power
+    ("-": none).
     """
     block = results["symoe"]
     if not block["methods"]:
         return ""
-    header = ("method", "accuracy", "95% CI", "n", "calls", "tokens", "seconds", "symoe ahead", "p", "detectable")
+    header = (
+        "method", "accuracy", "95% CI", "n", "calls", "tokens", "seconds", "symoe ahead", "p", "p Holm", "detectable",
+    )  # fmt: skip
     lines = [header] + [
         _table_row(method, row, block["paired"].get(f"{_OURS}_vs_{method}")) for method, row in block["methods"].items()
     ]
@@ -141,6 +140,13 @@ def _by_method(methods: Sequence[MethodOutcomes]) -> dict[str, list[MethodOutcom
     complete = [name for name, seeds in grouped.items() if len(seeds) == most]
     order = sorted(complete, key=lambda name: (rank.get(name.split("@")[0], len(rank)), name))
     return {name: grouped[name] for name in order}
+
+
+def _paired(grouped: Mapping[str, Sequence[MethodOutcomes]]) -> dict[str, dict[str, Any]]:
+    """Ours against each of the others, the p-values adjusted for all of them."""
+    others = [name for name in grouped if name != _OURS] if _OURS in grouped else []
+    pairs = adjusted([compare(_correct(grouped[_OURS]), _correct(grouped[name])) for name in others])
+    return {f"{_OURS}_vs_{name}": pair_entry(pair) for name, pair in zip(others, pairs, strict=True)}
 
 
 def _correct(seeds: Sequence[MethodOutcomes], column: str = "correct") -> np.ndarray:
@@ -203,14 +209,15 @@ def _table_row(method: str, row: Mapping[str, Any], pair: Mapping[str, Any] | No
         f"{row['calls']:,.0f}",
         f"{tokens:,.0f}",
         "" if row["seconds"] is None else f"{row['seconds']:,.1f}",
-        *(("", "", "") if pair is None else _table_pair(pair)),
+        *(("",) * 4 if pair is None else _table_pair(pair)),
     )
 
 
-def _table_pair(pair: Mapping[str, Any]) -> tuple[str, str, str]:
+def _table_pair(pair: Mapping[str, Any]) -> tuple[str, str, str, str]:
     detectable = pair["smallest_detectable"]
     return (
         f"{100 * pair['difference']:+.1f}",
         p_text(pair["mcnemar_p"]),
+        p_text(pair["mcnemar_p_holm"]),
         "-" if detectable is None else f"{100 * detectable:.1f}",
     )

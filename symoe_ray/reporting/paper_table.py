@@ -13,6 +13,7 @@ _HEADER = (
     "Accuracy, % (95% CI)",
     "Symbolic-MoE ahead, points (95% CI)",
     "p",
+    "p, Holm",
     "n",
     "Calls",
     "Tokens in",
@@ -49,6 +50,7 @@ def _row(method: str, row: Mapping[str, Any], pair: Mapping[str, Any] | None, no
         f"{percent(row['accuracy'])} ({percent(low)}\N{EN DASH}{percent(high)})",
         ahead,
         "" if p is None else p_value(p),
+        "" if pair is None else p_value(pair["mcnemar_p_holm"]),
         f"{row['n']:,}",
         f"{row['calls']:,.0f}",
         f"{row['prompt_tokens']:,.0f}",
@@ -62,7 +64,8 @@ def _legend(block: Mapping[str, Any]) -> str:
     seeds = len(block["seeds"])
     parts = [
         "Intervals are 95%, clustered by question; differences are paired over the questions that both methods have; "
-        f"p is McNemar's exact test{' on the first seed' if seeds > 1 else ''}.",
+        f"p is McNemar's exact test{' on the first seed' if seeds > 1 else ''}, "
+        "then adjusted for all rows together (Holm).",
         f"Calls and tokens are totals{f', averaged over {seeds} seeds' if seeds > 1 else ''}.",
         verdict({"symoe": block}),
     ]

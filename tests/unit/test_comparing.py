@@ -57,7 +57,7 @@ def test_p_values_are_adjusted_together() -> None:
 
 def test_the_entry_of_results_json() -> None:
     assert pair_entry(compare([1, 0], [0, 0])).keys() == {
-        "difference", "ci95", "stderr", "mcnemar_p", "smallest_detectable",
+        "difference", "ci95", "stderr", "mcnemar_p", "mcnemar_p_holm", "smallest_detectable",
     }  # fmt: skip
 
 

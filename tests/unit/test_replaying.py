@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from symoe_ray.core import InputError
-from symoe_ray.replaying import Replayed, grid_of, replay_table, scores_of
+from symoe_ray.replaying import Replayed, adjust, grid_of, replay_table, scores_of
 
 
 def test_a_grid_is_every_combination_in_order() -> None:
@@ -54,6 +54,12 @@ def test_a_question_counts_where_every_seed_covers_it() -> None:
     found = scores_of(made, None)
     assert (found["methods"]["symoe"]["accuracy"], found["methods"]["symoe"]["n"]) == (0.75, 2)
     assert (found["calls"], found["vs_run"]) == (2.0, None)
+
+
+def test_p_values_are_adjusted_for_all_settings_of_a_call() -> None:
+    rows: list[dict[str, Any]] = [{"vs_run": {"mcnemar_p": 0.01}}, {"vs_run": None}, {"vs_run": {"mcnemar_p": 0.03}}]
+    adjust(rows)
+    assert [row["vs_run"] and row["vs_run"]["mcnemar_p_holm"] for row in rows] == [0.02, None, 0.03]
 
 
 def test_nothing_covered_has_no_score() -> None:

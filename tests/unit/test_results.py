@@ -124,6 +124,13 @@ def test_pairs_are_over_all_seeds_and_mcnemar_from_the_first() -> None:
     assert low < -0.25 < high
 
 
+def test_p_values_are_adjusted_for_all_other_methods() -> None:
+    ours, none, half = "1" * 10, "0" * 10, "0" * 6 + "1" * 4
+    paired = build(made("symoe", ours), made("majority", none), made("oracle", half))["symoe"]["paired"]
+    assert [pair["mcnemar_p"] for pair in paired.values()] == pytest.approx([2 / 1024, 2 / 64])
+    assert [pair["mcnemar_p_holm"] for pair in paired.values()] == pytest.approx([4 / 1024, 2 / 64])
+
+
 def test_every_other_method_is_paired_with_ours_and_absent_ones_are_absent() -> None:
     results = build(made("symoe", "10"), made("majority", "01"), made("expert:a", "11"))["symoe"]
     assert set(results["paired"]) == {"symoe_vs_majority", "symoe_vs_expert:a"}
@@ -160,7 +167,7 @@ def test_table_is_aligned_and_ours_comes_first() -> None:
     assert table[0].split()[:2] == ["method", "accuracy"]
     assert table[2].split() == ["symoe", "90.0%", "59.6-98.2", "10", "10,000", "150", "2.5"]
     # 6 only ours, 1 only theirs: p = 2 (1 + 7) / 128; 7 of 10 are discordant.
-    assert table[3].split()[-3:] == ["+50.0", "0.125", f"{100 * smallest_detectable(10, 0.7):.1f}"]
+    assert table[3].split()[-4:] == ["+50.0", "0.125", "0.125", f"{100 * smallest_detectable(10, 0.7):.1f}"]
     assert table[2].index("90.0%") == table[3].index("40.0%")
     assert accuracy_table(build()) == ""
 
