@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -60,17 +61,21 @@ def _files(table: pa.Table, task: int) -> list[tuple[str, pa.Table]]:
 def map_parquet(
     storage: Storage, files: list[str], function: Callable[[pa.Table], pa.Table], folder: str, partition_by: str = ""
 ) -> list[str]:
-    """Read Parquet files, a block each, map the blocks, write what comes out to `folder`; returns the files.
+    """Map Parquet files, one task each, and write what comes out to `folder`; returns the files.
 
     With `partition_by` the rows go to one sub-folder per value of that column. Rows go from node to storage and never
-    through the driver. Needs CPUs that no slot holds; slots take none.
+    through the driver. Needs CPUs that no slot holds; slots take none. Tasks read their files themselves:
+    `ray.data.read_parquet` has actors look at all files first (Ray 2.60), and an execution ends with an error when the
+    node of one is lost, where a lost task is run again.
     """
-    dataset = ray.data.read_parquet(
-        [storage.path(name) for name in files],
-        filesystem=storage.filesystem,
-        override_num_blocks=len(files),
-        partitioning=None,
-    )
+    names = ray.data.from_items([{"file": name} for name in files], override_num_blocks=len(files))
     sink = ShardSink(storage.uri, folder, partition_by)
-    dataset.map_batches(function, batch_format="pyarrow", batch_size=None, zero_copy_batch=True).write_datasink(sink)
+    mapped = partial(_mapped, storage.uri, function)
+    names.map_batches(mapped, batch_format="pyarrow", batch_size=None, zero_copy_batch=True).write_datasink(sink)
     return sorted(sink.written)
+
+
+def _mapped(uri: str, function: Callable[[pa.Table], pa.Table], batch: pa.Table) -> Iterator[pa.Table]:
+    storage = Storage(uri)
+    for name in batch["file"].to_pylist():
+        yield function(storage.read_table(name))

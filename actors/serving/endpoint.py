@@ -89,14 +89,19 @@ class Endpoint:
         return State(self._service.starting, self._failed)
 
     async def drain(self) -> bool:
-        """Take nothing new and wait for what is under way, as long as the settings allow; whether all has ended."""
-        return await self._service.drain(self._deployed.settings.serve.drain_s)
+        """Take nothing new, wait for what is under way as long as the settings allow, and end the pool.
+
+        Whether all has ended by itself.
+        """
+        ended = await self._service.drain(self._deployed.settings.serve.drain_s)
+        await self._pool.stop()
+        return ended
 
     async def check_health(self) -> None:
         """Ray Serve asks: a replica that could not start, or has lost its slots for good, is replaced."""
         if self._failed:
             raise ResourceError(self._failed)
-        if not self._service.starting and self._pool.gone:
+        if not (self._service.starting or self._service.draining) and self._pool.gone:
             raise ResourceError("every slot actor has died and none came back")
 
     async def _start(self) -> None:
