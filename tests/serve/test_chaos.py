@@ -12,6 +12,7 @@ import random
 import signal
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,13 @@ class Chaos:
     async def _kill(self, served: Served) -> None:
         while True:
             await asyncio.sleep(KILL_EVERY_S)
-            for pid in await asyncio.to_thread(fake_engines, served):
-                os.kill(pid, signal.SIGKILL)
-                self.outcomes["engine killed"] += 1
+            killed = 0
+            while not killed:  # an engine may have been swapped before the signal gets there
+                for pid in await asyncio.to_thread(fake_engines, served):
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                        killed += 1
+            self.outcomes["engine killed"] += killed
 
     async def _client(self, http: httpx.AsyncClient, dice: random.Random, deadline: float) -> None:
         acts = (self._whole, self._stream, self._leave, self._malformed, self._strange, self._large)
