@@ -93,9 +93,12 @@ def _line(seed: int, outcome: Outcome, found: Verdict) -> str:
     faults = ", ".join(f"{count} {kind}" for kind, count in sorted(outcome.faults.items()))
     codes = " ".join(map(str, outcome.codes))
     different = f"; different: {', '.join(found.different)}" if found.different else ""
+    left = "".join(
+        f"\n  left: {process.pid}, child of {process.parent}: {process.args}" for process in outcome.left_behind
+    )
     return (
         f"seed {seed}: {outcome.seconds:.0f} s, {outcome.faults.total()} faults ({faults}); exit codes {codes}; "
-        f"lost {found.lost}, duplicated {found.duplicated}, processes left {outcome.left_behind}{different}"
+        f"lost {found.lost}, duplicated {found.duplicated}, processes left {len(outcome.left_behind)}{different}{left}"
     )
 
 
@@ -117,7 +120,7 @@ class Totals:
         self.lost += found.lost
         self.duplicated += found.duplicated
         self.different += bool(found.different)
-        self.processes_left += outcome.left_behind
+        self.processes_left += len(outcome.left_behind)
 
 
 def campaign(plan: Plan, faults: int, seed: int, root: Path, totals: Totals, say: Callable[[str], None]) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.faults.checking import committed_parts, stages_of
 from benchmarks.faults.memory import out_of_memory
-from benchmarks.faults.processes import MARK, all_ended, marked, with_role
+from benchmarks.faults.processes import MARK, Process, left_after, marked, with_role
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMAND_S = 400.0
@@ -55,7 +55,7 @@ class Outcome:
     faults: Counter[str] = field(default_factory=Counter)
     codes: list[int] = field(default_factory=list)
     seconds: float = 0.0
-    left_behind: int = 0
+    left_behind: list[Process] = field(default_factory=list)
     said: str = ""
 
     @property
@@ -105,7 +105,7 @@ class Disturbance:
             outcome.codes.append(self._attempt())
             if outcome.codes[-1] == 124:
                 break
-        outcome.left_behind = sum(not all_ended(token, LEFT_S) for token in tokens)
+        outcome.left_behind = [process for token in tokens for process in left_after(token, LEFT_S)]
         for token in tokens:
             end(token)
         outcome.seconds = time.monotonic() - self._started
@@ -211,7 +211,7 @@ class Disturbance:
 
     def _damage(self) -> None:
         """Cut a committed part short, or delete it, once nothing of the command is left."""
-        all_ended(self._token, LEFT_S)
+        left_after(self._token, LEFT_S)
         parts = [part for stage in stages_of(self._run) for part in committed_parts(self._run, stage)]
         whole = [file for part in parts if (file := self._run / part["path"]).exists() and file.stat().st_size]
         if not whole:  # all that was there was damaged before

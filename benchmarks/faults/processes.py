@@ -57,11 +57,9 @@ def with_role(processes: list[Process], role: str) -> list[int]:
     return sorted(p.pid for p in processes if rules[role](p))
 
 
-def all_ended(token: str, within_s: float) -> bool:
-    """Whether nothing of a command is left after at most so many seconds."""
+def left_after(token: str, within_s: float) -> list[Process]:
+    """What is left of a command after at most so many seconds."""
     deadline = time.monotonic() + within_s
-    while marked(token):
-        if time.monotonic() > deadline:
-            return False
+    while (left := marked(token)) and time.monotonic() < deadline:
         time.sleep(0.2)
-    return True
+    return left
