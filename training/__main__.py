@@ -32,7 +32,7 @@ from training.replying import Writer, write_replies
 from training.tokenizer import END, PAD, make_tokenizer, save_tokenizer
 
 _OUT = Path(__file__).resolve().parent.parent / "actors" / "demo_models"
-_DRAFTED_QUESTIONS = 1200
+_DRAFTED_QUESTIONS = 6000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

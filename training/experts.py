@@ -58,7 +58,7 @@ EXPERTS: Mapping[str, Expert] = {
     "science": Expert(model_type="granite", families=("elements", "elements and addition", "unit conversion")),
     "travel": Expert(model_type="mistral", families=("capitals", "calendar", "elements")),
     "detective": Expert(model_type="mistral", families=("logic", "subtraction", "capitals", "strings")),
-    "editor": Expert(model_type="mistral", aggregates=True, steps=1200, batch=16),
+    "editor": Expert(model_type="mistral", aggregates=True, steps=2400, batch=16),
 }
 
 
