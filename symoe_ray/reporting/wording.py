@@ -59,20 +59,30 @@ def p_value(p: float) -> str:
 
 
 def verdict(results: Mapping[str, Any]) -> str:
-    """One sentence on whether the pool is ahead of its best expert, no stronger than interval and test both allow."""
-    pair = results["symoe"]["paired"].get("symoe_vs_best_single")
-    if pair is None:
-        return ""
+    """A sentence each on whether the pool is ahead of its best expert, and the aggregator of a vote on the same drafts.
+
+    No stronger than interval and test both allow; "" where there is neither to compare with.
+    """
+    paired = results["symoe"]["paired"]
+    rivals = {"best_single": "the best single expert", "majority": "a majority vote of the same drafts"}
+    return " ".join(
+        _standing(pair, rival)
+        for method, rival in rivals.items()
+        if (pair := paired.get(f"symoe_vs_{method}")) is not None
+    )
+
+
+def _standing(pair: Mapping[str, Any], rival: str) -> str:
     low, high = pair["ci95"]
     significant = pair["mcnemar_p"] < 0.05
     if low > 0 and significant:
-        return "Ahead of the best single expert."
+        return f"Ahead of {rival}."
     if high < 0 and significant:
-        return "Behind the best single expert."
+        return f"Behind {rival}."
     detectable = pair.get("smallest_detectable")
     if detectable is None:
-        return "Not distinguishable from the best single expert: too few questions to tell any difference."
+        return f"Not distinguishable from {rival}: too few questions to tell any difference."
     return (
-        "Not distinguishable from the best single expert on these questions, which can show differences "
+        f"Not distinguishable from {rival} on these questions, which can show differences "
         f"of {100 * detectable:.1f} points or more (80% power)."
     )

@@ -259,6 +259,16 @@ def test_verdict_is_no_stronger_than_the_interval(against: dict[str, Any], says:
     assert says in paper_table(given, run="r", settings={})
 
 
+def test_an_aggregator_that_is_no_better_than_a_vote_is_said_to_be_so() -> None:
+    paired = {
+        "symoe_vs_best_single": pair(0.2, 0.1, 0.3, mcnemar_p=0.01),
+        "symoe_vs_majority": pair(-0.05, -0.08, -0.02, mcnemar_p=0.01),
+    }
+    says = "Ahead of the best single expert. Behind a majority vote of the same drafts."
+    assert says in render(full(results=results(paired=paired)))
+    assert says in paper_table(results(paired=paired), run="r", settings={})
+
+
 def test_graders_disagreements_are_shown_with_what_each_read() -> None:
     example = {
         "question_id": "case 1", "gold": ["B"], "text_end": "so it is B. I am sure", "answer": "B", "correct": True,
