@@ -54,6 +54,11 @@ def connected(settings: Settings, logs: Path | None = None) -> Iterator[None]:
         yield from _connected(settings, logs)
 
 
+def is_own_cluster(settings: Settings) -> bool:
+    """Whether a run starts a cluster of its own, on this machine."""
+    return settings.cluster.address == "local" and "RAY_ADDRESS" not in os.environ
+
+
 def _connected(settings: Settings, logs: Path | None) -> Iterator[None]:
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
@@ -61,7 +66,7 @@ def _connected(settings: Settings, logs: Path | None) -> Iterator[None]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     session = ""
-    if address == "local" and "RAY_ADDRESS" not in os.environ:
+    if is_own_cluster(settings):
         context = ray.init(
             address="local", include_dashboard=settings.cluster.dashboard,
             num_cpus=settings.cluster.num_cpus or max(DATA_CPUS, os.cpu_count() or 1),

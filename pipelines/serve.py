@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,8 @@ from symoe_ray.storage import Storage
 KEYS_VARIABLE = "SYMOE_API_KEYS"
 NAME = "symoe"
 POLL_S = 0.5
-# Serve's proxy and replica with one event loop instead of several threads each: a third less time spent in Serve for
-# each request on two cores (benchmarks.serve_latency). Nothing in the replica blocks its loop.
-_ONE_LOOP = {"RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0", "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
+# The replica with one event loop instead of several threads. Nothing in it blocks its loop.
+_ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
 
 
 def add_command(commands: Any) -> None:
@@ -124,12 +124,17 @@ def check_binding(settings: ServeSettings, keys: list[Key]) -> None:
 def _run(options: argparse.Namespace, overrides: list[str], signals: Signals) -> int:
     from ray import serve  # noqa: F401  it reads the environment here, before that is meant for others
 
-    from actors.cluster import connected
+    from actors.cluster import connected, is_own_cluster
+    from actors.serving.listener import bound
 
     for name, value in _ONE_LOOP.items():
         os.environ.setdefault(name, value)
     made = deployed(options.run, overrides)
-    check_binding(made.settings.serve, list(made.keys))
+    limits: ServeSettings = made.settings.serve
+    check_binding(limits, list(made.keys))
+    if is_own_cluster(made.settings):  # in a cluster of others the replica may be anywhere
+        bound(limits.host, limits.port).close()  # an address that is taken is told now
+        made = replace(made, listens=True)
     with connected(made.settings, Path(made.folder, "logs", "ray") if "://" not in made.folder else None):
         _serve(made, signals)
     return DONE
@@ -142,7 +147,10 @@ def _serve(made: Any, signals: Signals) -> None:
     from actors.serving.endpoint import application
 
     settings: ServeSettings = made.settings.serve
-    serve.start(proxy_location="HeadOnly", http_options={"host": settings.host, "port": settings.port})
+    serve.start(
+        proxy_location="Disabled" if made.listens else "HeadOnly",
+        http_options={"host": settings.host, "port": settings.port},
+    )
     try:
         handle = serve.run(application(made), name=NAME, route_prefix="/")
         try:

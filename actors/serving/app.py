@@ -27,6 +27,7 @@ from symoe_ray.serving.keys import Key
 
 PAGE = Path(__file__).with_name("page")
 HEARTBEAT_S = 10.0
+BODY_S = 30.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _PAGE_HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -217,10 +218,14 @@ async def _read(request: Request, most_bytes: int) -> bytes:
     if length.isdecimal() and int(length) > most_bytes:
         raise BadRequestError(message, code="request_too_large", status=413)
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > most_bytes:
-            raise BadRequestError(message, code="request_too_large", status=413)
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > most_bytes:
+                    raise BadRequestError(message, code="request_too_large", status=413)
+    except TimeoutError:
+        raise BadRequestError(f"the body has not come within {BODY_S:g} seconds", status=408) from None
     return bytes(body)
 
 

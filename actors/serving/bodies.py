@@ -21,7 +21,8 @@ STATUS_OF_FAILURE = {"prompt_too_long": 400, "bad_request": 400, "timeout": 504}
 STATUS_OF_REFUSAL = {"overloaded": 429, "load_failed": 503, "no_slot": 503}
 TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "invalid_request_error",
-    405: "invalid_request_error", 413: "invalid_request_error", 415: "invalid_request_error", 429: "rate_limit_error",
+    405: "invalid_request_error", 408: "invalid_request_error", 413: "invalid_request_error",
+    415: "invalid_request_error", 429: "rate_limit_error",
 }  # fmt: skip
 CODES = {"prompt_too_long": "context_length_exceeded"}
 

@@ -21,6 +21,7 @@ from ray.serve.config import BackpressureConfig
 from actors.cluster import slot_plan
 from actors.online_pool import OnlinePool
 from actors.serving.app import make_app
+from actors.serving.listener import Listener
 from actors.serving.metrics import Metrics
 from actors.serving.pool_engines import PoolEngines
 from actors.serving.service import Service
@@ -41,7 +42,10 @@ log = logging.getLogger("symoe.serving")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployed:
-    """What an endpoint is made of, read once where it is deployed. `folder` takes the engines' logs and events."""
+    """What an endpoint is made of, read once where it is deployed. `folder` takes the engines' logs and events.
+
+    `listens`: the replica itself opens serve.host and serve.port, instead of a proxy of Ray Serve.
+    """
 
     settings: Settings
     profiles: tuple[Profile, ...]
@@ -49,6 +53,7 @@ class Deployed:
     aggregator: str
     keys: tuple[Key, ...]
     folder: str
+    listens: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,7 @@ class Endpoint:
             method=method, engines=PoolEngines(self._pool, metrics.waited), keys=deployed.keys,
             status=self._pool.status, metrics=metrics, starting="starting",
         )  # fmt: skip
+        self._listener: Listener | None = None
         self._starting = asyncio.create_task(self._start())
 
     def __serve_build_asgi_app__(self) -> Any:
@@ -95,6 +101,8 @@ class Endpoint:
         """
         ended = await self._service.drain(self._deployed.settings.serve.drain_s)
         await self._pool.stop()
+        if self._listener is not None:
+            await self._listener.close()
         return ended
 
     async def check_health(self) -> None:
@@ -105,9 +113,12 @@ class Endpoint:
             raise ResourceError("every slot actor has died and none came back")
 
     async def _start(self) -> None:
-        """Start the pool, learn the skills, have one answer."""
-        service = self._service
+        """Open the address, start the pool, learn the skills, have one answer."""
+        service, limits = self._service, self._deployed.settings.serve
         try:
+            if self._deployed.listens:
+                most = limits.max_questions + BESIDE
+                self._listener = Listener(make_app(service), limits.host, limits.port, most_requests=most)
             service.starting = "slots start and models are fetched"
             problems = await self._pool.open()
             if problems:

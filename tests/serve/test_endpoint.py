@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -198,6 +199,40 @@ def test_keys_a_caller_that_leaves_a_killed_engine_and_a_drain(tmp_path: Path) -
         assert MESSAGES[0]["content"] not in logs
     finally:
         end(served)
+
+
+def test_a_port_that_is_taken_and_a_replica_that_dies(tmp_path: Path) -> None:
+    """Whoever takes the replica's place listens at the same port."""
+    folder = make_run(tmp_path / "made", "engine.kind=fake", "pool=tiny")
+    served = start(folder)
+    try:
+        port = served.url.rpartition(":")[2]
+        second = subprocess.run(
+            [sys.executable, "-m", "pipelines", "serve", "--run", str(folder), f"serve.port={port}"],
+            capture_output=True, text=True, timeout=TIMEOUT_S, cwd=REPOSITORY,
+            env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+        )  # fmt: skip
+        assert (second.returncode, f"serve.port={port}: Address already in use" in second.stderr) == (4, True)
+        with httpx.Client(base_url=served.url) as kept:  # its connection is open when the replica dies
+            assert kept.get("/readyz").status_code == 200
+            before = set(fake_engines(served))
+            (replica,) = (pid for pid, args in family_of(served).items() if args.startswith("ray::ServeReplica"))
+            os.kill(replica, signal.SIGKILL)
+            wait_for(lambda: replica not in family_of(served))
+            wait_for(lambda: _is_ready(served))
+        assert before
+        wait_for(lambda: not before & set(fake_engines(served)))
+        client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0)
+        assert client.chat.completions.create(model="TinyLlama", messages=MESSAGES).choices[0].message.content
+        assert served.stop() == 0
+    finally:
+        end(served)
+
+
+def _is_ready(served: Served) -> bool:
+    with suppress(httpx.TransportError):
+        return httpx.get(f"{served.url}/readyz").status_code == 200
+    return False
 
 
 def family_of(served: Served) -> dict[int, str]:

@@ -194,6 +194,19 @@ class TestMistakes:
         assert answer.status_code == 413
         assert sent < 100
 
+    def test_a_body_that_does_not_come_holds_no_place(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(app_module, "BODY_S", 0.05)
+        of = service(max_questions=1)
+
+        async def nothing() -> Any:
+            yield b"{"
+            await asyncio.Event().wait()
+
+        headers = {"content-type": "application/json"}
+        answer = talk(of, lambda http: http.post(CHAT, content=nothing(), headers=headers))
+        assert (answer.status_code, answer.json()["error"]["type"]) == (408, "invalid_request_error")
+        assert post(of).status_code == 200
+
     def test_only_json_is_taken(self) -> None:
         answer = post(service(), json.dumps(QUESTION).encode(), headers={"content-type": "text/plain"})
         assert answer.status_code == 415
