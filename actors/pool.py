@@ -10,6 +10,7 @@ from dataclasses import replace
 import ray
 from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RayTaskError
 
+from actors.commit_queue import CommitQueue
 from actors.engine_host import EngineDiedError, LoadError
 from actors.pool_state import SlotState, StageState, stage_of
 from actors.slot import RestartedError
@@ -28,7 +29,7 @@ class EnginePool(SlotPool):
 
     def __init__(self, config: PoolConfig) -> None:
         super().__init__(config)
-        self._commits = Commits(self._storage, config.epoch, config.token)
+        self._commits = CommitQueue(Commits(self._storage, config.epoch, config.token))
         self._stage: StageState | None = None
         self._leases = 0
 
@@ -72,8 +73,9 @@ class EnginePool(SlotPool):
         )  # fmt: skip
 
     async def stop(self) -> None:
-        """End the stage and everything below."""
+        """End the stage and everything below; what slots have written counts."""
         self._stage = None
+        await self._commits.flush()
         await super().stop()
 
     def _dispatch(self) -> None:
@@ -124,7 +126,8 @@ class EnginePool(SlotPool):
 
     async def _work(self, stage: StageState, slot: SlotState, chunk: Chunk, lease: str) -> None:
         """One chunk on one slot, from the load of its engine to the commit of its last part."""
-        left, parts = chunk, list[Part]()
+        parts, commits = list[Part](), list[asyncio.Task[Part]]()
+        is_whole, deaths = False, chunk.deaths
         key = self._experts[chunk.expert].engine_key
         try:
             await self._have_engine(slot, chunk.expert, key)
@@ -135,19 +138,19 @@ class EnginePool(SlotPool):
                 came = await reference
                 if isinstance(came, Part):
                     parts.append(came)
-                    left = self._commit(stage, left, came)
+                    commits.append(asyncio.create_task(self._commit(stage, came)))
                     slot.written += came.completion_tokens
                 else:
                     self._finish_rows(stage, slot, lease, chunk, chunk.rows - came)
                     self._dispatch()
             self._emit_generate(slot, chunk, parts, time.monotonic() - started)
-            left = replace(left, rows=0)
+            is_whole = True
         except LeaseLostError:
             pass
         except SLOT_LOST as error:
             self._emit("crash", slot, expert=chunk.expert, message=f"slot actor: {error}".splitlines()[0])
             self._lose(slot)
-            left = replace(left, deaths=left.deaths + 1)
+            deaths += 1
         except Exception as error:  # whatever else it is, it must not end in the chunk being granted for ever
             cause = error.cause if isinstance(error, RayTaskError) else error
             if isinstance(cause, RestartedError):
@@ -160,17 +163,29 @@ class EnginePool(SlotPool):
             elif not isinstance(cause, EngineDiedError):  # which says that the slot gave the lease up, started anew
                 self._abandon(stage, _unexpected(f"{slot.info.id}, {chunk.expert}", error))
         finally:
-            self._settle(stage, slot, lease, chunk, left)
+            self._free(stage, slot, lease, chunk)
+            if is_whole:
+                self._dispatch()
+            left = _left(chunk, await self._committed(stage, f"{slot.info.id}, {chunk.expert}", commits))
+            self._settle(stage, replace(left, deaths=deaths, rows=0 if is_whole else left.rows))
 
-    def _commit(self, stage: StageState, chunk: Chunk, part: Part) -> Chunk:
-        self._commits.append([part])
+    async def _commit(self, stage: StageState, part: Part, *, hurry: bool = False) -> Part:
+        """Commit a part, at once in a hurry or where nothing else is left to do; the part, when it counts."""
+        is_last = not any(group.rows or group.running_rows for group in stage.groups.values())
+        await self._commits.commit(part, hurry=hurry or is_last)
         stage.rows += len(part.done)
         stage.failed += part.failed
         stage.prompt_tokens += part.prompt_tokens
         stage.completion_tokens += part.completion_tokens
-        rows = set(chunk.done) | set(part.done)
-        partial = tuple(p for p in chunk.partial if p[0] not in part.done)
-        return replace(chunk, done=tuple(sorted(rows)), partial=partial, rows=chunk.rows - len(part.done))
+        return part
+
+    async def _committed(self, stage: StageState, where: str, commits: Sequence[asyncio.Task[Part]]) -> list[Part]:
+        """The parts of a lease that count; what could not be committed ends the stage."""
+        done = await asyncio.gather(*commits, return_exceptions=True)
+        for error in done:
+            if isinstance(error, Exception):
+                self._abandon(stage, _unexpected(where, error))
+        return [part for part in done if isinstance(part, Part)]
 
     def _load_failed(self, stage: StageState, slot: SlotState, expert: str, key: str, error: LoadError) -> None:
         """Note it: after `max_attempts` this slot is not asked for this engine any more."""
@@ -245,7 +260,7 @@ class EnginePool(SlotPool):
                     self._lose(slot)
                     continue
                 stage.doomed.popleft()
-                self._commit(stage, chunk, part)
+                await self._commit(stage, part, hurry=True)
                 self._close_chunk(stage)
         except Exception as error:  # the rows cannot even be written
             self._abandon(stage, _unexpected(chunk.expert, error))
@@ -279,13 +294,17 @@ class EnginePool(SlotPool):
         stage.groups[key].running_rows += max(0, left) - slot.leases[lease]
         slot.leases[lease] = max(0, left)
 
-    def _settle(self, stage: StageState, slot: SlotState, lease: str, chunk: Chunk, left: Chunk) -> None:
+    def _free(self, stage: StageState, slot: SlotState, lease: str, chunk: Chunk) -> None:
+        """A lease has ended: its slot has room for others."""
         self._measure(slot, self._experts[chunk.expert].engine_key)
         self._finish_rows(stage, slot, lease, chunk, 0)
         del slot.leases[lease]
         slot.alone = False
         if not slot.leases and slot.state != "lost":
             slot.state = "idle"
+
+    def _settle(self, stage: StageState, left: Chunk) -> None:
+        """A lease's parts are committed: the chunk is done, or waits again with what is left of it."""
         if left.rows > 0:
             self._put_back(stage, left)
         else:
@@ -322,6 +341,13 @@ class EnginePool(SlotPool):
             "generate", slot, expert=chunk.expert, seconds=round(seconds, 3), requests=sum(p.requests for p in parts),
             prompt_tokens=sum(p.prompt_tokens for p in parts), completion_tokens=tokens,
         )  # fmt: skip
+
+
+def _left(chunk: Chunk, parts: Sequence[Part]) -> Chunk:
+    """What a chunk lacks when these parts of it count."""
+    came = {row for part in parts for row in part.done}
+    partial = tuple(p for p in chunk.partial if p[0] not in came)
+    return replace(chunk, done=tuple(sorted({*chunk.done, *came})), partial=partial, rows=chunk.rows - len(came))
 
 
 def _unexpected(where: str, error: Exception) -> Exception:

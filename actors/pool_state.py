@@ -7,7 +7,6 @@ import json
 import time
 from collections import defaultdict, deque
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,10 +132,12 @@ class EventLog:
 
     def flush(self) -> None:
         """Write what was noted since the last time. Where it cannot be written, it waits: events decide nothing."""
-        if self._lines:
-            with suppress(OSError):
-                self._storage.append_text("events.jsonl", "".join(self._lines))
-                self._lines = []
+        lines, self._lines = self._lines, []
+        if lines:
+            try:
+                self._storage.append_text("events.jsonl", "".join(lines))
+            except OSError:
+                self._lines[:0] = lines
 
 
 def stage_of(

@@ -332,7 +332,7 @@ class SlotPool(ABC):
                 if slot.available and not slot.watched:
                     slot.watched = True
                     self._spawn(self._look_at(slot))
-            self._events.flush()
+            await asyncio.to_thread(self._events.flush)  # an object store may take long
 
     async def _look_at(self, slot: SlotState) -> None:
         """What a slot has generated, which engines have died. One that gives no answer is killed: Ray restarts it."""

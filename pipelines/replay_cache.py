@@ -129,7 +129,7 @@ class _Held:
 
     def read_new(self, storage: Storage, stage: str) -> None:
         """Read what has been committed since the last time."""
-        for part in Commits(storage).parts(stage):
+        for part in Commits(storage).each_part(stage):
             if part.path not in self._tables:
                 self._tables[part.path] = table = storage.read_table(part.path).cast(RESPONSES)
                 for row, request_id in enumerate(table["request_id"].to_pylist()):

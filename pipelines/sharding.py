@@ -108,7 +108,7 @@ def _on_batch(uri: str, function: Collect, schema: pa.Schema, batch: pa.Table) -
 def _missing(run: Run, stage: str, files: dict[str, list[str]], chunk_rows: int) -> list[Chunk]:
     commits = Commits(run.storage)
     estimate = expected_tokens(
-        run.settings.pool.experts, [commits.parts(name) for name in (stage, LIKE.get(stage, "")) if name]
+        run.settings.pool.experts, [commits.each_part(name) for name in (stage, LIKE.get(stage, "")) if name]
     )
     return list(
         missing_chunks(

@@ -7,7 +7,8 @@ commit does.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 from symoe_ray.storage import Storage
 
 FOLDER = "commits/index"
+AT_ONCE = 4096
 INDEX = pa.schema(
     [
         ("commit", pa.string()),
@@ -29,19 +31,22 @@ INDEX = pa.schema(
 """A committed part: its commit's file, what readers look for, and the whole of it as JSON."""
 
 
-def read_index(storage: Storage, stage: str, commits: list[str]) -> pa.Table:
-    """The parts of these commits that the stage's index holds."""
+def read_index(storage: Storage, stage: str, commits: list[str], columns: Sequence[str] = INDEX.names) -> pa.Table:
+    """The parts of these commits that the stage's index holds; of `columns`, one of which is `commit`."""
     name = index_file(stage)
     if not storage.exists(name):
-        return INDEX.empty_table()
-    table = storage.read_table(name)
+        return INDEX.empty_table().select(columns)
+    table = storage.read_table(name, list(columns))
     return table.filter(pc.is_in(table["commit"], value_set=pa.array(commits, pa.string())))
 
 
 def write_index(storage: Storage, stage: str, table: pa.Table) -> None:
     """Replace a stage's index. The rows that a part has finished (`done`) are not kept: nobody asks any more."""
-    short = [json.dumps(json.loads(part) | {"done": []}) for part in table["part"].to_pylist()]
-    column = pa.array(short, pa.string())
+    pieces = [
+        pa.array([json.dumps(json.loads(part) | {"done": []}) for part in batch["part"].to_pylist()], pa.string())
+        for batch in table.to_batches(max_chunksize=AT_ONCE)
+    ]
+    column = pa.chunked_array(pieces, pa.string())
     storage.write_table(index_file(stage), table.set_column(INDEX.get_field_index("part"), "part", column))
 
 
@@ -51,10 +56,13 @@ def index_file(stage: str) -> str:
 
 
 def rows_of(commits: Iterable[tuple[str, Mapping[str, Any]]]) -> pa.Table:
-    """`INDEX` rows of commits, given as file name and content."""
-    rows = [
+    """`INDEX` rows of commits, given as file name and content. Only some of them are Python objects at a time."""
+    rows = (
         {"commit": name, "part": json.dumps(part), **{key: part[key] for key in ("path", "expert", "shards")},
          "bytes": part.get("bytes", 0)}
         for name, content in commits for part in content["parts"]
-    ]  # fmt: skip
-    return pa.Table.from_pylist(rows, schema=INDEX)
+    )  # fmt: skip
+    batches = []
+    while some := list(islice(rows, AT_ONCE)):
+        batches.append(pa.RecordBatch.from_pylist(some, schema=INDEX))
+    return pa.Table.from_batches(batches, schema=INDEX)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from symoe_ray.commit_index import index_file, read_index, rows_of, write_index
+from symoe_ray.commit_index import AT_ONCE, INDEX, index_file, read_index, rows_of, write_index
 from symoe_ray.fingerprints import digest
 from symoe_ray.shard_files import in_shards, of_shards
 from symoe_ray.storage import Storage
@@ -136,8 +136,8 @@ class Commits:
         What was in them is missing again.
         """
         sizes, damaged = self._storage.sizes(f"responses/{stage}"), list[Part]()
-        table = self.table(stage)
-        columns = (table[name].to_pylist() for name in ("commit", "path", "bytes"))
+        table = self.table(stage, ("commit", "path", "bytes"))
+        columns = (table[name].to_pylist() for name in table.column_names)
         names = {c for c, path, size in zip(*columns, strict=True) if size and sizes.get(path) != size}
         if names:
             self._storage.delete(index_file(stage))  # first: it would keep what the commits lack
@@ -154,31 +154,37 @@ class Commits:
 
     def parts(self, stage: str) -> list[Part]:
         """All committed parts of a stage, in the order of their commits; `done` only where they are not indexed yet."""
-        return [_part(json.loads(row)) for row in self.table(stage)["part"].to_pylist()]
+        return list(self.each_part(stage))
+
+    def each_part(self, stage: str) -> Iterator[Part]:
+        """`parts`, few of them in memory at a time."""
+        for batch in self.table(stage).to_batches(max_chunksize=AT_ONCE):
+            yield from (_part(json.loads(row)) for row in batch["part"].to_pylist())
 
     def files(self, stage: str, shards: Collection[int] | None = None) -> list[tuple[str, str, list[int]]]:
         """Path, expert and shards of the committed parts with rows of these shards (None: of any), in their order."""
-        columns = (self.table(stage)[name].to_pylist() for name in ("path", "expert", "shards"))
-        rows = list(zip(*columns, strict=True))
-        return rows if shards is None else [row for row in rows if not set(shards).isdisjoint(row[2])]
+        table = self.table(stage, ("commit", "path", "expert", "shards"))
+        if shards is not None:
+            each = table["shards"].combine_chunks()
+            of_these = pc.is_in(pc.list_flatten(each), value_set=pa.array(sorted(shards), pa.int32()))
+            table = table.take(pc.unique(pc.list_parent_indices(each).filter(of_these)))
+        return list(zip(*(table[name].to_pylist() for name in ("path", "expert", "shards")), strict=True))
 
-    def table(self, stage: str) -> pa.Table:
-        """All committed parts of a stage as `INDEX` rows, in the order of their commits."""
+    def table(self, stage: str, columns: Sequence[str] = INDEX.names) -> pa.Table:
+        """All committed parts of a stage as `INDEX` rows in the order of their commits: `columns`, with `commit`."""
         names = self._accepted(stage)
-        known = read_index(self._storage, stage, names)
-        indexed = set(known["commit"].to_pylist())
-        new = [name for name in names if name not in indexed]
+        known = read_index(self._storage, stage, names, columns)
+        new = _lacking(known, names)
         if not new:
             return known
         rows = rows_of(zip(new, map(json.loads, self._storage.read_many(new)), strict=True))
-        return pa.concat_tables([known, rows]).sort_by("commit")
+        return pa.concat_tables([known, rows.select(columns)]).sort_by("commit")
 
     def compact(self, stage: str) -> None:
         """Index the commits of a stage, if there are many new ones; for a driver whose pool is idle."""
-        table = self.table(stage)
-        indexed = set(read_index(self._storage, stage, table["commit"].to_pylist())["commit"].to_pylist())
-        if len(set(table["commit"].to_pylist()) - indexed) >= MANY:
-            write_index(self._storage, stage, table)
+        names = self._accepted(stage)
+        if len(_lacking(read_index(self._storage, stage, names, ("commit",)), names)) >= MANY:
+            write_index(self._storage, stage, self.table(stage))
 
     def _accepted(self, stage: str) -> list[str]:
         fences = {}
@@ -186,6 +192,12 @@ class Commits:
             fences[_stem(name)] = self._storage.read_json(name)
         names = self._storage.names(f"commits/{stage}" if stage else "commits", ".json")
         return [n for n in names if not n.startswith(FENCES) and _counts(n, fences)]
+
+
+def _lacking(index: pa.Table, names: Iterable[str]) -> list[str]:
+    """Those of these commits that an index lacks."""
+    indexed = set(pc.unique(index["commit"]).to_pylist())
+    return [name for name in names if name not in indexed]
 
 
 def _stem(name: str) -> str:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.faults.checking import committed_parts
+from tests.processes import family
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FAKE = (
@@ -118,20 +119,9 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) ->
             process.wait(0.05)
 
 
-def descendants(process: subprocess.Popen[str]) -> list[tuple[int, int, str]]:
-    """Process id, parent and command line of everything that a command has started."""
-    listing = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
-    rows = [(int(a), int(b), c) for a, b, c in (line.split(None, 2) for line in listing.splitlines())]
-    family, grown = {process.pid}, True
-    while grown:
-        new = {pid for pid, parent, _ in rows if parent in family} - family
-        family, grown = family | new, bool(new)
-    return [row for row in rows if row[0] in family]
-
-
 def engines_of(process: subprocess.Popen[str]) -> list[int]:
     """Process ids of a command's engines: fake ones, and those forked from a zygote."""
-    rows = descendants(process)
+    rows = family(process.pid)
     zygotes = {pid for pid, _, args in rows if "actors.zygote" in args}
     return [pid for pid, parent, args in rows if "actors.fake_engine" in args or {pid, parent} <= zygotes]
 

@@ -6,16 +6,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.processes import family, kill
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 120.0
@@ -57,9 +58,7 @@ class Machine:
     def lose(self) -> None:
         """Kill all that runs on it at once, as when its power fails."""
         for _ in range(3):  # what a process has begun meanwhile
-            for pid in self.pids():
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            kill(self.pids())
         for process in self.started:
             process.wait()
 
@@ -68,12 +67,8 @@ class Machine:
         if self.namespace:
             listed = subprocess.run(["ip", "netns", "pids", self.namespace], capture_output=True, text=True)
             return [int(pid) for pid in listed.stdout.split()]
-        listing = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-        parents = {int(pid): int(parent) for pid, parent in (line.split() for line in listing.splitlines())}
-        family = {process.pid for process in self.started if process.poll() is None}
-        while new := {pid for pid, parent in parents.items() if parent in family} - family:
-            family |= new
-        return sorted(family)
+        running = [process.pid for process in self.started if process.poll() is None]
+        return [pid for pid, _, _ in family(*running)]
 
     def log(self) -> str:
         """What its commands have printed."""

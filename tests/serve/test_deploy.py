@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ import httpx
 import pytest
 import yaml
 
+from tests.processes import family, kill
 from tests.serve.conftest import REPOSITORY, TIMEOUT_S, free_port, make_run
 from tests.serve.test_endpoint import MESSAGES, wait_for
 
@@ -50,11 +50,7 @@ def dashboard() -> Iterator[str]:
         wait_for(lambda: answers(f"http://127.0.0.1:{port}/api/version"))
         yield f"http://127.0.0.1:{port}"
     finally:
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(60)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        kill(pid for pid, _, _ in family(process.pid))  # asked to end, `ray start` takes half a minute
         process.wait()
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -19,6 +19,7 @@ import httpx
 import openai
 import pytest
 
+from tests.processes import family
 from tests.serve.conftest import REPOSITORY, TIMEOUT_S, Served, end, make_run, start
 
 pytestmark = [pytest.mark.real_ray, pytest.mark.slow]
@@ -237,13 +238,7 @@ def _is_ready(served: Served) -> bool:
 
 def family_of(served: Served) -> dict[int, str]:
     """Process id and command line of an endpoint and all it has started."""
-    listing = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
-    rows = [(int(a), int(b), c) for a, b, c in (line.split(None, 2) for line in listing.splitlines())]
-    family, grown = {served.process.pid}, True
-    while grown:
-        new = {pid for pid, parent, _ in rows if parent in family} - family
-        family, grown = family | new, bool(new)
-    return {pid: args for pid, _, args in rows if pid in family}
+    return {pid: args for pid, _, args in family(served.process.pid)}
 
 
 def fake_engines(served: Served) -> list[int]:

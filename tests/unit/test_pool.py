@@ -351,7 +351,9 @@ class TestWork:
 
         async def generate(_: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
             yield part_of(chunk, lacking(chunk)[:4])
-            halfway.append(await actor.progress())
+            while not (now := await actor.progress()) or not now.rows:
+                await asyncio.sleep(0.01)
+            halfway.append(now)
             yield part_of(chunk, lacking(chunk)[4:])
 
         pool = rig(generate=generate)
