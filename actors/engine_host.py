@@ -313,11 +313,15 @@ class EngineHost:
         return _Held(plan, link, report)
 
     async def _make_room(self, need: Need | None) -> None:
-        """Return once there is so much memory; sleeping ones are ended for it, those first that slept longest."""
+        """Return once there is so much memory; sleeping ones are ended for it, those first that slept longest.
+
+        On a GPU nothing may end beside a start: vLLM measures what its own process takes by what is free, and gives up
+        where that grows meanwhile (https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/worker/gpu_worker.py).
+        """
         free = self._settings.free_memory
-        if need is None or free is None:
+        if need is None or free is None or need.gpu_bytes:
             await self._all_ended()
-        elif shortage(need, free()):
+        if need is not None and free is not None and shortage(need, free()):
             while self._asleep and shortage(need, free()):
                 self._end(self._asleep.pop(next(iter(self._asleep))).link)
                 await self._all_ended()

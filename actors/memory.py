@@ -17,6 +17,7 @@ GIB = 1 << 30
 CPU_ENGINE_BYTES = 512 << 20
 CPU_COPIES_BYTES = 1 * GIB
 CUDA_ENGINE_BYTES = 1536 << 20
+CUDA_CONTEXT_BYTES = 768 << 20
 CUDA_HOST_BYTES = 3 * GIB
 CUDA_UTILIZATION = 0.92
 PAGE_CACHE = ("inactive_file", "active_file")
@@ -43,8 +44,10 @@ def engine_need(args: Mapping[str, object], weights_bytes: int, *, cuda: bool, g
 
     On a GPU: the share of the weights, the KV cache and 1.5 GiB for graphs and activations, but never less than
     gpu_memory_utilization of `gpu_total_bytes`, without which vLLM does not start (request_memory,
-    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/worker/utils.py); in host memory 3 GiB of the process, and
-    the weights once more where the engine may sleep. These are estimates, not measured.
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/worker/utils.py), beside the CUDA context that the process
+    has by then; in host memory 3 GiB of the process, and the weights one and a half times where the engine may sleep:
+    vLLM copies them allocation by allocation into pinned memory, which torch hands out in powers of two
+    (https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/device_allocator/cumem.py). Estimates, not measured.
     """
     kv = _number(args.get("kv_cache_memory_bytes"))
     if args.get("dtype") == "float32":
@@ -53,9 +56,10 @@ def engine_need(args: Mapping[str, object], weights_bytes: int, *, cuda: bool, g
         copies = min(weights_bytes, CPU_COPIES_BYTES)
         return Need(host_bytes=weights_bytes + copies + int(kv) + CPU_ENGINE_BYTES)
     share = weights_bytes // max(1, int(_number(args.get("tensor_parallel_size"))))
-    asked = gpu_total_bytes * (_number(args.get("gpu_memory_utilization")) or CUDA_UTILIZATION)
-    asleep = weights_bytes if args.get("enable_sleep_mode") else 0
-    return Need(host_bytes=CUDA_HOST_BYTES + asleep, gpu_bytes=max(share + int(kv) + CUDA_ENGINE_BYTES, int(asked)))
+    asked = int(gpu_total_bytes * (_number(args.get("gpu_memory_utilization")) or CUDA_UTILIZATION))
+    asked = min(asked + CUDA_CONTEXT_BYTES, max(asked, gpu_total_bytes - CUDA_CONTEXT_BYTES))
+    asleep = weights_bytes * 3 // 2 if args.get("enable_sleep_mode") else 0
+    return Need(host_bytes=CUDA_HOST_BYTES + asleep, gpu_bytes=max(share + int(kv) + CUDA_ENGINE_BYTES, asked))
 
 
 def wake_need(need: Need) -> Need:

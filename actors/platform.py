@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from actors.node_cache import cache_folder
 from symoe_ray.core import ExpertSpec
 from symoe_ray.settings import EngineSettings
 
@@ -36,7 +37,10 @@ def engine_environment(offline: bool) -> dict[str, str]:
     are mostly page faults on the CPU, and they cost half as much. What a step has used is kept for the next one, or
     every step would pay for such pages again. OpenMP threads spin for a fraction of a millisecond when they wait:
     libgomp's own 300,000 rounds make an engine many times slower where anything else runs on its cores. CUDA counts the
-    GPUs as NVML and Ray do, in the order of the PCI bus, not the fastest first.
+    GPUs as NVML and Ray do, in the order of the PCI bus, not the fastest first. What vLLM and Triton compile lies where
+    the models do, on the node's own disk and in a container's volume. FlashInfer's sampler is off: it cannot take
+    requests with seeds, which all of ours have, yet its warm-up would need nvcc to compile it
+    (https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/sample/ops/topk_topp_sampler.py).
     """
     environment = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -44,6 +48,9 @@ def engine_environment(offline: bool) -> dict[str, str]:
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
         "TOKENIZERS_PARALLELISM": "false",
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "VLLM_USE_FLASHINFER_SAMPLER": os.environ.get("VLLM_USE_FLASHINFER_SAMPLER", "0"),
+        "VLLM_CACHE_ROOT": os.environ.get("VLLM_CACHE_ROOT", str(cache_folder() / "vllm")),
+        "TRITON_CACHE_DIR": os.environ.get("TRITON_CACHE_DIR", str(cache_folder() / "triton")),
         # A zygote must have no threads: OpenBLAS starts some when NumPy is imported (torch does not use it), jemalloc
         # one when pyarrow is (transformers imports it where scikit-learn is installed).
         "OPENBLAS_NUM_THREADS": "1",

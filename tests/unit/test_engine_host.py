@@ -329,6 +329,24 @@ class TestSleep:
 
         play(work, max_sleeping=1, free_memory=lambda: Need(host_bytes=0, gpu_bytes=GIB * (2 - len(tier.living))))
 
+    def test_on_a_gpu_no_engine_ends_while_another_starts(
+        self, tier: Tier, play: Play, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        alive, launch = [], tier.launch
+
+        async def noted() -> EngineProcess:
+            alive.append(len(tier.living))
+            return await launch()
+
+        monkeypatch.setattr(tier, "launch", noted)
+
+        async def work(host: EngineHost) -> None:
+            for expert in "ABC":
+                await host.load(apart(expert, need=Need(host_bytes=0, gpu_bytes=GIB)))
+
+        play(work, free_memory=lambda: Need(host_bytes=0, gpu_bytes=80 * GIB))
+        assert alive == [0, 0, 0]
+
     def test_one_that_has_no_room_to_wake_is_started_anew(self, tier: Tier, play: Play) -> None:
         a = apart("A", need=Need(host_bytes=0, gpu_bytes=2 * GIB))
 

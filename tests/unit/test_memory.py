@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from actors import inspection, memory, nvml
-from actors.memory import GIB, Need, engine_need, host_available_bytes, shortage, until_free
+from actors.memory import CUDA_CONTEXT_BYTES, GIB, Need, engine_need, host_available_bytes, shortage, until_free
 from symoe_ray.core import ResourceError
 
 
@@ -192,13 +192,17 @@ class TestNeed:
         assert one.gpu_bytes - two.gpu_bytes == 8 * GIB
 
     def test_vllm_asks_for_its_whole_share_of_a_gpu(self) -> None:
-        args = {"gpu_memory_utilization": 0.9}
-        assert engine_need(args, GIB, cuda=True, gpu_total_bytes=100 * GIB).gpu_bytes == 90 * GIB
-        assert engine_need({}, GIB, cuda=True, gpu_total_bytes=100 * GIB).gpu_bytes == 92 * GIB
+        def asked(utilization: float | None) -> int:
+            args = {"gpu_memory_utilization": utilization} if utilization else {}
+            return engine_need(args, GIB, cuda=True, gpu_total_bytes=100 * GIB).gpu_bytes
 
-    def test_an_engine_that_may_sleep_keeps_its_weights_in_host_memory(self) -> None:
+        context = CUDA_CONTEXT_BYTES
+        assert (asked(0.9), asked(None)) == (90 * GIB + context, 92 * GIB + context)
+        assert asked(0.995) == 99.5 * GIB, "an idle GPU has never more free than all but a context"
+
+    def test_an_engine_that_may_sleep_keeps_its_weights_in_pinned_host_memory(self) -> None:
         awake = engine_need({}, 16 * GIB, cuda=True)
-        assert engine_need({"enable_sleep_mode": True}, 16 * GIB, cuda=True).host_bytes - awake.host_bytes == 16 * GIB
+        assert engine_need({"enable_sleep_mode": True}, 16 * GIB, cuda=True).host_bytes - awake.host_bytes == 24 * GIB
 
 
 class TestShortage:

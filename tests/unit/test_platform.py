@@ -161,6 +161,17 @@ class TestEnvironment:
         monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
         assert engine_environment(offline=True)["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
+    def test_what_engines_compile_lies_where_the_models_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SYMOE_CACHE", "/cache")
+        monkeypatch.delenv("VLLM_CACHE_ROOT", raising=False)
+        monkeypatch.setenv("TRITON_CACHE_DIR", "/mine")
+        environment = engine_environment(offline=True)
+        assert (environment["VLLM_CACHE_ROOT"], environment["TRITON_CACHE_DIR"]) == ("/cache/vllm", "/mine")
+
+    def test_the_sampler_that_needs_a_compiler_is_left_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("VLLM_USE_FLASHINFER_SAMPLER", raising=False)
+        assert engine_environment(offline=True)["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
+
     def test_engines_are_one_process_and_quiet(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("VLLM_LOGGING_LEVEL", raising=False)
         environment = engine_environment(offline=False)
