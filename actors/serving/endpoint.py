@@ -106,11 +106,15 @@ class Endpoint:
         return ended
 
     async def check_health(self) -> None:
-        """Ray Serve asks: a replica that could not start, or has lost its slots for good, is replaced."""
+        """Ray Serve asks: a replica that could not start, or has lost its slots or its port for good, is replaced."""
         if self._failed:
             raise ResourceError(self._failed)
-        if not (self._service.starting or self._service.draining) and self._pool.gone:
+        if self._service.starting or self._service.draining:
+            return
+        if self._pool.gone:
             raise ResourceError("every slot actor has died and none came back")
+        if self._listener is not None and self._listener.has_ended:
+            raise ResourceError("the HTTP server has ended")
 
     async def _start(self) -> None:
         """Open the address, start the pool, learn the skills, have one answer."""

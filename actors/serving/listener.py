@@ -33,6 +33,11 @@ class Listener:
         )  # fmt: skip
         self._serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether nobody listens any more."""
+        return self._serving.done()
+
     async def close(self) -> None:
         """Take no more connections; answers that are being sent have `GRACE_S` seconds to get out."""
         self._server.should_exit = True

@@ -72,7 +72,9 @@ def test_closing_lets_answers_out_and_takes_nothing_more() -> None:
         closing = asyncio.create_task(listener.close())
         app.go.set()
         assert (await under_way).text == "done"
+        assert not listener.has_ended
         await closing
+        assert listener.has_ended
         with pytest.raises(httpx.ConnectError):
             await http.get("/")
 
