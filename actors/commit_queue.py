@@ -8,6 +8,7 @@ from contextlib import suppress
 from symoe_ray.ledger import Commits, Part
 
 PAUSE_S = 0.25
+FLUSH_S = 5.0
 
 
 class CommitQueue:
@@ -34,16 +35,21 @@ class CommitQueue:
         self._open.add(committed)
         committed.add_done_callback(self._open.discard)
         if hurry:
-            self._hurry.set()
+            self.hurry()
         if self._writer is None:
             self._writer = loop.create_task(self._write())
         await committed
 
+    def hurry(self) -> None:
+        """Let nothing that waits already wait any longer."""
+        if self._waiting:
+            self._hurry.set()
+
     async def flush(self) -> None:
-        """Return when everything that waited has been committed, or has not been for an error."""
-        self._hurry.set()
+        """Return when everything that waited has been committed, has not been for an error, or takes too long."""
+        self.hurry()
         if self._open:
-            await asyncio.wait(self._open)
+            await asyncio.wait(self._open, timeout=FLUSH_S)
 
     async def _write(self) -> None:
         while self._waiting:

@@ -177,10 +177,12 @@ class EngineHost:
         if live is not None and below:
             with suppress(EngineDiedError):
                 await live.link.below(below)
-        if self._closed.is_set() or self._live is not live:
-            return "the slot has something else to do by now"
         if plan.need is None or self._settings.free_memory is None:
             return "it is not known how much memory it needs"
+        if plan.need.gpu_bytes:
+            await self._all_ended()  # as before any start on a GPU
+        if self._closed.is_set() or self._live is not live:
+            return "the slot has something else to do by now"
         if lacks := shortage(plan.need, self._settings.free_memory()):
             return lacks
         self._drop_beside()

@@ -67,7 +67,7 @@ def wake_need(need: Need) -> Need:
 
     These it has kept, and its host memory, too.
     """
-    return Need(host_bytes=0, gpu_bytes=max(0, need.gpu_bytes - CUDA_ENGINE_BYTES))
+    return Need(host_bytes=0, gpu_bytes=max(0, need.gpu_bytes - CUDA_ENGINE_BYTES - CUDA_CONTEXT_BYTES))
 
 
 def _number(value: object) -> float:

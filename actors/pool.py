@@ -128,7 +128,7 @@ class EnginePool(SlotPool):
         """One chunk on one slot, from the load of its engine to the commit of its last part."""
         parts, commits = list[Part](), list[asyncio.Task[Part]]()
         is_whole, deaths = False, chunk.deaths
-        key = self._experts[chunk.expert].engine_key
+        key, where = self._experts[chunk.expert].engine_key, f"{slot.info.id}, {chunk.expert}"
         try:
             await self._have_engine(slot, chunk.expert, key)
             started = time.monotonic()
@@ -138,7 +138,7 @@ class EnginePool(SlotPool):
                 came = await reference
                 if isinstance(came, Part):
                     parts.append(came)
-                    commits.append(asyncio.create_task(self._commit(stage, came)))
+                    commits.append(asyncio.create_task(self._commit(stage, came, where)))
                     slot.written += came.completion_tokens
                 else:
                     self._finish_rows(stage, slot, lease, chunk, chunk.rows - came)
@@ -158,34 +158,36 @@ class EnginePool(SlotPool):
                 self._lose(slot)
             elif isinstance(cause, LoadError):
                 self._load_failed(stage, slot, chunk.expert, key, cause)
-                if self._fits(slot, key):
+                if self._stage is not None and self._fits(slot, key):
                     await asyncio.sleep(delay_s("load_failed", stage.load_failures[slot.info.id, key]))
             elif not isinstance(cause, EngineDiedError):  # which says that the slot gave the lease up, started anew
-                self._abandon(stage, _unexpected(f"{slot.info.id}, {chunk.expert}", error))
+                self._abandon(stage, _unexpected(where, error))
         finally:
             self._free(stage, slot, lease, chunk)
             if is_whole:
                 self._dispatch()
-            left = _left(chunk, await self._committed(stage, f"{slot.info.id}, {chunk.expert}", commits))
+            else:
+                self._commits.hurry()  # what is left waits for it
+            done = await asyncio.gather(*commits, return_exceptions=True)
+            left = _left(chunk, [part for part in done if isinstance(part, Part)])
             self._settle(stage, replace(left, deaths=deaths, rows=0 if is_whole else left.rows))
 
-    async def _commit(self, stage: StageState, part: Part, *, hurry: bool = False) -> Part:
-        """Commit a part, at once in a hurry or where nothing else is left to do; the part, when it counts."""
+    async def _commit(self, stage: StageState, part: Part, where: str, *, hurry: bool = False) -> Part:
+        """Commit a part, at once in a hurry or where nothing else is left to do; the part, when it counts.
+
+        A part that cannot be committed ends the stage.
+        """
         is_last = not any(group.rows or group.running_rows for group in stage.groups.values())
-        await self._commits.commit(part, hurry=hurry or is_last)
+        try:
+            await self._commits.commit(part, hurry=hurry or is_last)
+        except Exception as error:
+            self._abandon(stage, _unexpected(where, error))
+            raise
         stage.rows += len(part.done)
         stage.failed += part.failed
         stage.prompt_tokens += part.prompt_tokens
         stage.completion_tokens += part.completion_tokens
         return part
-
-    async def _committed(self, stage: StageState, where: str, commits: Sequence[asyncio.Task[Part]]) -> list[Part]:
-        """The parts of a lease that count; what could not be committed ends the stage."""
-        done = await asyncio.gather(*commits, return_exceptions=True)
-        for error in done:
-            if isinstance(error, Exception):
-                self._abandon(stage, _unexpected(where, error))
-        return [part for part in done if isinstance(part, Part)]
 
     def _load_failed(self, stage: StageState, slot: SlotState, expert: str, key: str, error: LoadError) -> None:
         """Note it: after `max_attempts` this slot is not asked for this engine any more."""
@@ -260,7 +262,7 @@ class EnginePool(SlotPool):
                     self._lose(slot)
                     continue
                 stage.doomed.popleft()
-                await self._commit(stage, part, hurry=True)
+                await self._commit(stage, part, chunk.expert, hurry=True)
                 self._close_chunk(stage)
         except Exception as error:  # the rows cannot even be written
             self._abandon(stage, _unexpected(chunk.expert, error))

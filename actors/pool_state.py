@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Sequence
@@ -123,21 +124,27 @@ class EventLog:
         self._storage, self._attempt, self._started = storage, attempt, started
         self._zero = time.monotonic() - max(0.0, time.time() - started)
         self._lines: list[str] = []
+        self._adding, self._writing = threading.Lock(), threading.Lock()
 
     def add(self, stage: str, slot: str, event: str, **values: object) -> None:
         """Note an event with the time, epoch seconds and seconds since the attempt began."""
         t = time.monotonic() - self._zero
         head = {"time": round(self._started + t, 3), "t": round(t, 3), "attempt": self._attempt}
-        self._lines.append(json.dumps({**head, "stage": stage, "slot": slot, "event": event, **values}) + "\n")
+        line = json.dumps({**head, "stage": stage, "slot": slot, "event": event, **values}) + "\n"
+        with self._adding:
+            self._lines.append(line)
 
     def flush(self) -> None:
         """Write what was noted since the last time. Where it cannot be written, it waits: events decide nothing."""
-        lines, self._lines = self._lines, []
-        if lines:
-            try:
-                self._storage.append_text("events.jsonl", "".join(lines))
-            except OSError:
-                self._lines[:0] = lines
+        with self._writing:  # one after the other: a thread may be at it
+            with self._adding:
+                lines, self._lines = self._lines, []
+            if lines:
+                try:
+                    self._storage.append_text("events.jsonl", "".join(lines))
+                except OSError:
+                    with self._adding:
+                        self._lines[:0] = lines
 
 
 def stage_of(

@@ -26,6 +26,7 @@ from symoe_ray.storage import Storage
 KEYS_VARIABLE = "SYMOE_API_KEYS"
 NAME = "symoe"
 POLL_S = 0.5
+ENDING_S = 15.0  # for the pool and what is being sent, after the questions
 # The replica with one event loop instead of several threads. Nothing in it blocks its loop.
 _ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
 
@@ -160,7 +161,7 @@ def _serve(made: Any, signals: Signals) -> None:
         except BaseException as error:
             if not isinstance(signals.reason_of(error), INTERRUPTIONS):
                 raise
-            handle.drain.remote().result(timeout_s=settings.drain_s + POLL_S)
+            handle.drain.remote().result(timeout_s=settings.drain_s + ENDING_S)
     finally:
         serve.shutdown()
 

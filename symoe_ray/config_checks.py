@@ -27,14 +27,14 @@ _AT_LEAST = {
     "engine.max_sleeping": 0, "engine.memory_timeout_s": 0,
     "annotate.samples": 1, "annotate.min_count": 1, "annotate.max_characters": 1, "annotate.sampling_max_tokens": 1,
     "aggregate.min_experts": 1, "aggregate.max_draft_characters": 0,
-    "serve.max_queue": 1, "serve.max_questions": 1, "serve.port": 0, "serve.max_wait_s": 1,
+    "serve.max_queue": 1, "serve.max_questions": 1, "serve.max_wait_s": 1,
     "serve.max_body_bytes": 1024, "serve.max_messages": 1, "serve.max_tokens": 1, "serve.max_n": 1,
     "serve.requests_per_minute": 0, "serve.concurrency": 0, "serve.drain_s": 0,
     "serve.annotate_timeout_s": 1, "serve.answer_timeout_s": 1, "serve.aggregate_timeout_s": 1,
 }  # fmt: skip
 
-# low < value <= high, of a share or temperature.
-_WITHIN = {"temperature": (0.0, math.inf), "engine.gpu_memory_utilization": (0.0, 1.0)}
+# low < value <= high.
+_WITHIN = {"temperature": (0.0, math.inf), "engine.gpu_memory_utilization": (0.0, 1.0), "serve.port": (0, 65535)}
 
 # Engine arguments that an expert has a field of its own for: given twice, they could contradict each other.
 _OWN_FIELDS = ("model", "revision", "max_model_len", "tensor_parallel_size", "trust_remote_code")

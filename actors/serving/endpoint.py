@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from ray.serve.config import BackpressureConfig
 from actors.cluster import slot_plan
 from actors.online_pool import OnlinePool
 from actors.serving.app import make_app
-from actors.serving.listener import Listener
+from actors.serving.listener import Listener, bound
 from actors.serving.metrics import Metrics
 from actors.serving.pool_engines import PoolEngines
 from actors.serving.service import Service
@@ -37,6 +38,7 @@ from symoe_ray.settings import Settings
 from symoe_ray.storage import Storage
 
 BESIDE = 256  # requests beside the questions: health, metrics, refusals
+BIND_EVERY_S = 0.2
 log = logging.getLogger("symoe.serving")
 
 
@@ -121,8 +123,9 @@ class Endpoint:
         service, limits = self._service, self._deployed.settings.serve
         try:
             if self._deployed.listens:
-                most = limits.max_questions + BESIDE
-                self._listener = Listener(make_app(service), limits.host, limits.port, most_requests=most)
+                service.starting = "the address is opened"
+                at = await _bound_in(limits.drain_s, limits.host, limits.port)
+                self._listener = Listener(make_app(service), at, most_requests=limits.max_questions + BESIDE)
             service.starting = "slots start and models are fetched"
             problems = await self._pool.open()
             if problems:
@@ -140,6 +143,18 @@ class Endpoint:
             log.error("the endpoint cannot start: %s", self._failed)
         else:
             service.starting = ""
+
+
+async def _bound_in(seconds: float, host: str, port: int) -> socket.socket:
+    """The endpoint's socket, once a replica that ends has given its own up."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return bound(host, port)
+        except ResourceError:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(BIND_EVERY_S)
 
 
 def _log_to_stderr() -> None:

@@ -319,15 +319,15 @@ class TestSleep:
 
     def test_one_wakes_only_once_the_engine_before_has_given_its_memory_back(self, tier: Tier, play: Play) -> None:
         async def work(host: EngineHost) -> None:
-            await host.load(apart("A", need=Need(host_bytes=0, gpu_bytes=2 * GIB)))
+            await host.load(apart("A", need=Need(host_bytes=0, gpu_bytes=4 * GIB)))
             await host.load(apart("B", **ENDLESS))
             busy = await at_work(host)
-            report = await host.load(apart("A", need=Need(host_bytes=0, gpu_bytes=2 * GIB)))
+            report = await host.load(apart("A", need=Need(host_bytes=0, gpu_bytes=4 * GIB)))
             assert (report.tier, report.note, tier.living) == ("wake", "", [report.pid])
             with pytest.raises(EngineDiedError):
                 await busy
 
-        play(work, max_sleeping=1, free_memory=lambda: Need(host_bytes=0, gpu_bytes=GIB * (2 - len(tier.living))))
+        play(work, max_sleeping=1, free_memory=lambda: Need(host_bytes=0, gpu_bytes=2 * GIB * (2 - len(tier.living))))
 
     def test_on_a_gpu_no_engine_ends_while_another_starts(
         self, tier: Tier, play: Play, monkeypatch: pytest.MonkeyPatch
@@ -348,17 +348,17 @@ class TestSleep:
         assert alive == [0, 0, 0]
 
     def test_one_that_has_no_room_to_wake_is_started_anew(self, tier: Tier, play: Play) -> None:
-        a = apart("A", need=Need(host_bytes=0, gpu_bytes=2 * GIB))
+        a = apart("A", need=Need(host_bytes=0, gpu_bytes=4 * GIB))
 
         async def work(host: EngineHost) -> None:
             await host.load(a)
             await host.load(apart("B"))
             report = await host.load(a)
-            assert (report.tier, report.note.split(" GiB")[0]) == ("spawn", "wake: the engine needs 0.50")
+            assert (report.tier, report.note.split(" GiB")[0]) == ("spawn", "wake: the engine needs 1.75")
             assert (tier.living, await answers(host, "A")) == ([report.pid], True)
 
         def free() -> Need:
-            return Need(host_bytes=0, gpu_bytes=0 if tier.living else 2 * GIB)
+            return Need(host_bytes=0, gpu_bytes=0 if tier.living else 4 * GIB)
 
         play(work, max_sleeping=1, free_memory=free, memory_timeout_s=0.05)
 

@@ -820,6 +820,20 @@ class TestErrors:
         assert len(pool.log.grants) + len(pool.log.loads) + len(pool.log.failed) <= 4 * slots
         assert pool.committed() == Counter()
 
+    def test_a_part_that_cannot_be_committed_ends_the_stage_while_its_lease_goes_on(
+        self, rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def generate(_: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
+            yield part_of(chunk, lacking(chunk)[:1])
+            await asyncio.Event().wait()
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(Commits, "append", full)
+        with pytest.raises(ResourceError, match=r"slot-0, A: .*No space left on device"):
+            rig(generate=generate).play(chunks_of(A=1))
+
     def test_a_full_disk_is_a_resource_error(self, rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(*_: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from actors.serving.listener import Listener
+from actors.serving import listener as module
+from actors.serving.listener import Listener, bound
 from symoe_ray.core import ResourceError
 
 
@@ -40,7 +42,7 @@ def listening(use: Callable[[App, Listener, httpx.AsyncClient], Awaitable[None]]
 
     async def run() -> None:
         app, port = App(), free_port()
-        listener = Listener(app, "127.0.0.1", port, most_requests=most)
+        listener = Listener(app, bound("127.0.0.1", port), most_requests=most)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
             try:
                 await use(app, listener, http)
@@ -81,13 +83,48 @@ def test_closing_lets_answers_out_and_takes_nothing_more() -> None:
     listening(use)
 
 
-def test_an_address_that_cannot_be_had_is_named() -> None:
-    async def run() -> None:
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            taken.listen()
-            port = taken.getsockname()[1]
-            with pytest.raises(ResourceError, match=rf"serve.host=127.0.0.1 serve.port={port}: .*in use"):
-                Listener(App(), "127.0.0.1", port, most_requests=1)
+def test_a_caller_that_does_not_read_its_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SEND_S", 0.2)
+    given_up = asyncio.Event()
 
-    asyncio.run(run())
+    async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            while True:
+                await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+        finally:
+            given_up.set()
+
+    async def run() -> None:
+        port = free_port()
+        listener = Listener(endless, bound("127.0.0.1", port), most_requests=1)
+        _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        writer.write(b"GET / HTTP/1.1\r\nhost: here\r\n\r\n")
+        await given_up.wait()
+        writer.close()
+        await listener.close()
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_headers_without_end_are_refused() -> None:
+    async def use(app: App, _: Listener, http: httpx.AsyncClient) -> None:
+        app.go.set()
+        with suppress(httpx.TransportError):  # it may hang up before all is sent
+            assert (await http.get("/", headers={"x-filler": "x" * 4_000_000})).status_code == 400
+        assert app.inside == 0
+
+    listening(use)
+
+
+def test_an_address_that_is_taken_is_named() -> None:
+    with bound("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ResourceError, match=rf"serve.host=127.0.0.1 serve.port={port}: .*in use"):
+            bound("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("host", ["a..b", "192.0.2.1"])
+def test_so_is_one_that_is_not_here(host: str) -> None:
+    with pytest.raises(ResourceError, match=rf"serve.host={host} serve.port=80"):
+        bound(host, 8000)
