@@ -7,7 +7,7 @@ commit does.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -31,23 +31,22 @@ INDEX = pa.schema(
 """A committed part: its commit's file, what readers look for, and the whole of it as JSON."""
 
 
-def read_index(storage: Storage, stage: str, commits: list[str], columns: Sequence[str] = INDEX.names) -> pa.Table:
-    """The parts of these commits that the stage's index holds; of `columns`, one of which is `commit`."""
-    name = index_file(stage)
-    if not storage.exists(name):
-        return INDEX.empty_table().select(columns)
-    table = storage.read_table(name, list(columns))
-    return table.filter(pc.is_in(table["commit"], value_set=pa.array(commits, pa.string())))
+def read_index(storage: Storage, stage: str, commits: Iterable[str], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """The parts of these commits that the stage's index holds, in its order, some at a time: `columns` and `commit`."""
+    if storage.exists(index_file(stage)):
+        these = pa.array(commits, pa.string())
+        for piece in storage.read_pieces(index_file(stage), ["commit", *columns], AT_ONCE):
+            yield piece.filter(pc.is_in(piece["commit"], value_set=these))
 
 
-def write_index(storage: Storage, stage: str, table: pa.Table) -> None:
+def write_index(storage: Storage, stage: str, pieces: Iterable[pa.Table]) -> None:
     """Replace a stage's index. The rows that a part has finished (`done`) are not kept: nobody asks any more."""
-    pieces = [
-        pa.array([json.dumps(json.loads(part) | {"done": []}) for part in batch["part"].to_pylist()], pa.string())
-        for batch in table.to_batches(max_chunksize=AT_ONCE)
-    ]
-    column = pa.chunked_array(pieces, pa.string())
-    storage.write_table(index_file(stage), table.set_column(INDEX.get_field_index("part"), "part", column))
+    storage.write_tables(index_file(stage), INDEX, map(_without_rows, pieces))
+
+
+def _without_rows(piece: pa.Table) -> pa.Table:
+    short = [json.dumps(json.loads(part) | {"done": []}) for part in piece["part"].to_pylist()]
+    return piece.set_column(INDEX.get_field_index("part"), "part", pa.array(short, pa.string()))
 
 
 def index_file(stage: str) -> str:
@@ -55,14 +54,12 @@ def index_file(stage: str) -> str:
     return f"{FOLDER}/{stage}.parquet"
 
 
-def rows_of(commits: Iterable[tuple[str, Mapping[str, Any]]]) -> pa.Table:
-    """`INDEX` rows of commits, given as file name and content. Only some of them are Python objects at a time."""
+def rows_of(commits: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[pa.Table]:
+    """`INDEX` rows of commits, given as file name and content, some at a time."""
     rows = (
         {"commit": name, "part": json.dumps(part), **{key: part[key] for key in ("path", "expert", "shards")},
          "bytes": part.get("bytes", 0)}
         for name, content in commits for part in content["parts"]
     )  # fmt: skip
-    batches = []
     while some := list(islice(rows, AT_ONCE)):
-        batches.append(pa.RecordBatch.from_pylist(some, schema=INDEX))
-    return pa.Table.from_batches(batches, schema=INDEX)
+        yield pa.Table.from_pylist(some, schema=INDEX)

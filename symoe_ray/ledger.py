@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from symoe_ray.commit_index import AT_ONCE, INDEX, index_file, read_index, rows_of, write_index
+from symoe_ray.commit_index import INDEX, index_file, read_index, rows_of, write_index
 from symoe_ray.fingerprints import digest
 from symoe_ray.shard_files import in_shards, of_shards
 from symoe_ray.storage import Storage
@@ -136,8 +136,8 @@ class Commits:
         What was in them is missing again.
         """
         sizes, damaged = self._storage.sizes(f"responses/{stage}"), list[Part]()
-        table = self.table(stage, ("commit", "path", "bytes"))
-        columns = (table[name].to_pylist() for name in table.column_names)
+        table = self._table(stage, "path", "bytes")
+        columns = (table[name].to_pylist() for name in ("commit", "path", "bytes"))
         names = {c for c, path, size in zip(*columns, strict=True) if size and sizes.get(path) != size}
         if names:
             self._storage.delete(index_file(stage))  # first: it would keep what the commits lack
@@ -158,33 +158,49 @@ class Commits:
 
     def each_part(self, stage: str) -> Iterator[Part]:
         """`parts`, few of them in memory at a time."""
-        for batch in self.table(stage).to_batches(max_chunksize=AT_ONCE):
-            yield from (_part(json.loads(row)) for row in batch["part"].to_pylist())
+        for piece in self._pieces(stage, "part"):
+            yield from (_part(json.loads(row)) for row in piece["part"].to_pylist())
 
     def files(self, stage: str, shards: Collection[int] | None = None) -> list[tuple[str, str, list[int]]]:
         """Path, expert and shards of the committed parts with rows of these shards (None: of any), in their order."""
-        table = self.table(stage, ("commit", "path", "expert", "shards"))
+        table = self._table(stage, "path", "expert", "shards")
         if shards is not None:
             each = table["shards"].combine_chunks()
             of_these = pc.is_in(pc.list_flatten(each), value_set=pa.array(sorted(shards), pa.int32()))
             table = table.take(pc.unique(pc.list_parent_indices(each).filter(of_these)))
         return list(zip(*(table[name].to_pylist() for name in ("path", "expert", "shards")), strict=True))
 
-    def table(self, stage: str, columns: Sequence[str] = INDEX.names) -> pa.Table:
-        """All committed parts of a stage as `INDEX` rows in the order of their commits: `columns`, with `commit`."""
-        names = self._accepted(stage)
-        known = read_index(self._storage, stage, names, columns)
-        new = _lacking(known, names)
-        if not new:
-            return known
-        rows = rows_of(zip(new, map(json.loads, self._storage.read_many(new)), strict=True))
-        return pa.concat_tables([known, rows.select(columns)]).sort_by("commit")
-
     def compact(self, stage: str) -> None:
         """Index the commits of a stage, if there are many new ones; for a driver whose pool is idle."""
+        if len(self._unindexed(stage, self._accepted(stage))) >= MANY:
+            write_index(self._storage, stage, self._pieces(stage, *INDEX.names[1:]))
+
+    def _table(self, stage: str, *columns: str) -> pa.Table:
+        """All committed parts of a stage as `INDEX` rows in the order of their commits: `commit` and these columns."""
+        wanted = pa.schema([INDEX.field(name) for name in ("commit", *columns)])
+        return pa.concat_tables([wanted.empty_table(), *self._pieces(stage, *columns)])
+
+    def _pieces(self, stage: str, *columns: str) -> Iterator[pa.Table]:
+        """`_table`, some rows at a time."""
         names = self._accepted(stage)
-        if len(_lacking(read_index(self._storage, stage, names, ("commit",)), names)) >= MANY:
-            write_index(self._storage, stage, self.table(stage))
+        new = self._unindexed(stage, names)
+        known = read_index(self._storage, stage, names, columns)
+        rows = (
+            piece.select(["commit", *columns])
+            for piece in rows_of(zip(new, map(json.loads, self._storage.read_many(new)), strict=True))
+        )
+        if new and new != names[len(names) - len(new) :]:  # commits of an earlier attempt, seen late
+            yield pa.concat_tables([*known, *rows]).sort_by("commit")
+        else:
+            yield from known
+            yield from rows
+
+    def _unindexed(self, stage: str, names: Iterable[str]) -> list[str]:
+        """Those of these commits that the stage's index lacks."""
+        indexed: set[str] = set()
+        for piece in read_index(self._storage, stage, names, ()):
+            indexed.update(pc.unique(piece["commit"]).to_pylist())
+        return [name for name in names if name not in indexed]
 
     def _accepted(self, stage: str) -> list[str]:
         fences = {}
@@ -192,12 +208,6 @@ class Commits:
             fences[_stem(name)] = self._storage.read_json(name)
         names = self._storage.names(f"commits/{stage}" if stage else "commits", ".json")
         return [n for n in names if not n.startswith(FENCES) and _counts(n, fences)]
-
-
-def _lacking(index: pa.Table, names: Iterable[str]) -> list[str]:
-    """Those of these commits that an index lacks."""
-    indexed = set(pc.unique(index["commit"]).to_pylist())
-    return [name for name in names if name not in indexed]
 
 
 def _stem(name: str) -> str:

@@ -156,8 +156,14 @@ class Storage:
 
     def write_table(self, name: str, table: pa.Table) -> int:
         """Write a Parquet file at once; returns its size in bytes."""
+        return self.write_tables(name, table.schema, [table])
+
+    def write_tables(self, name: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> int:
+        """Write one Parquet file of several tables, of which one is in memory at a time; returns its size in bytes."""
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
+        with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+            for table in tables:
+                writer.write_table(table)
         data = sink.getvalue().to_pybytes()
         self.write_bytes(name, data)
         return len(data)
@@ -167,6 +173,12 @@ class Storage:
         return pq.read_table(
             self.path(name), filesystem=self.filesystem, columns=columns, filters=filters, partitioning=None
         )
+
+    def read_pieces(self, name: str, columns: list[str], rows: int) -> Iterator[pa.Table]:
+        """Read one Parquet file, so many rows at a time."""
+        with self.filesystem.open_input_file(self.path(name)) as file:
+            for batch in pq.ParquetFile(file).iter_batches(rows, columns=columns):
+                yield pa.Table.from_batches([batch])
 
     def read_tables(self, names: list[str], schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
         """Read several Parquet files as one table (empty, of that schema, where there are none)."""
