@@ -27,8 +27,6 @@ KEYS_VARIABLE = "SYMOE_API_KEYS"
 NAME = "symoe"
 POLL_S = 0.5
 ENDING_S = 15.0  # for the pool and what is being sent, after the questions
-# The replica with one event loop instead of several threads. Nothing in it blocks its loop.
-_ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
 
 
 def add_command(commands: Any) -> None:
@@ -123,13 +121,9 @@ def check_binding(settings: ServeSettings, keys: list[Key]) -> None:
 
 
 def _run(options: argparse.Namespace, overrides: list[str], signals: Signals) -> int:
-    from ray import serve  # noqa: F401  it reads the environment here, before that is meant for others
-
     from actors.cluster import connected, is_own_cluster
     from actors.serving.listener import bound
 
-    for name, value in _ONE_LOOP.items():
-        os.environ.setdefault(name, value)
     made = deployed(options.run, overrides)
     limits: ServeSettings = made.settings.serve
     check_binding(limits, list(made.keys))
