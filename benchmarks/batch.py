@@ -9,7 +9,7 @@ eight copies of SmolLM2-135M with different weights and 128 tokens a request, wh
 - ideal: the same requests, expert by expert, on engines that are loaded, and a fork of each, without pool and cluster.
 - reference_strategy: the way of the released code, a fresh default `vllm.LLM` process for each expert, one after the
   other. It sleeps ten seconds after each; those are not slept here but added in a row of their own.
-- reference_eager: the same with `enforce_eager=True`, which is no default but starts sooner on the CPU.
+- reference_eager, only if asked for: the same with `enforce_eager=True`, no default, but it starts sooner on the CPU.
 - ray_data_llm: a default processor for each expert on a Ray that is up.
 """
 
@@ -21,7 +21,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -33,6 +33,7 @@ from benchmarks.contenders.work import Counts, Work, check_equal, expert_of, que
 from symoe_ray.core import ExpertSpec
 
 PEERS = ("reference_strategy", "reference_eager", "ray_data_llm")
+DEFAULT_PEERS = ("reference_strategy", "ray_data_llm")
 GROUPS = (91, 61, 41, 27, 16, 10, 6, 4)
 SLEEP_S = 10
 Row = dict[str, Any]
@@ -59,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="the JSON line only")
     parser.add_argument("--workload", nargs="+", default=list(WORKLOADS), choices=list(WORKLOADS))
-    parser.add_argument("--peers", nargs="+", default=["all"], choices=("none", "all", *PEERS))
+    parser.add_argument("--peers", nargs="+", default=list(DEFAULT_PEERS), choices=("none", "all", *PEERS))
     parser.add_argument("--repeats", type=int, default=3, help="of ours and the ideal; peers run once")
     options = parser.parse_args()
     peers = PEERS if "all" in options.peers else [p for p in options.peers if p != "none"]
@@ -87,9 +88,11 @@ def measure(workload: Workload, repeats: int, peers: Sequence[str]) -> Row:
         "symoe_cold_start": ours["cold_start_s"],
         "ideal": statistics.median(i.seconds for i in ideals),
     }
+    _tell(workload, wall_s)
     for peer in peers:
         measure_peer = ray_s if peer == "ray_data_llm" else partial(reference_s, eager=peer == "reference_eager")
         wall_s[peer] = measure_peer(experts, work, expected)
+        _tell(workload, {peer: wall_s[peer]})
         if peer == "reference_strategy":
             wall_s["reference_strategy_sleeping"] = wall_s[peer] + SLEEP_S * len(experts)
     return {
@@ -149,6 +152,12 @@ def ray_s(experts: Sequence[ExpertSpec], work: Work, expected: Counts) -> float:
 def _check_marks(who: str, marks: Sequence[Mark], expected: Counts) -> None:
     counts = Counts(prompt=sum(m.prompt_tokens for m in marks), completion=sum(m.completion_tokens for m in marks))
     check_equal(who, counts, expected)
+
+
+def _tell(workload: Workload, wall_s: Mapping[str, float]) -> None:
+    """Say what is measured already: a peer takes a quarter of an hour."""
+    for contender, seconds in wall_s.items():
+        print(f"{workload.name} {contender}: {seconds:.1f} s", file=sys.stderr, flush=True)
 
 
 def _lines(name: str, result: Row) -> list[str]:
