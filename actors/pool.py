@@ -43,7 +43,7 @@ class EnginePool(SlotPool):
         self._stage = current = stage_of(stage, chunks, self._experts, then)
         await self._learn_facts({c.expert for c in chunks})
         for slot in self._slots.values():
-            slot.had = {slot.key} if slot.key else set()
+            slot.had, slot.promised = {slot.key} if slot.key else set(), ""
         try:
             self._dispatch()
             if current.open_chunks:
@@ -193,6 +193,7 @@ class EnginePool(SlotPool):
         """Note it: after `max_attempts` this slot is not asked for this engine any more."""
         if slot.key == key:
             slot.key, slot.loaded = "", False
+            slot.had.discard(key)
             self._note_end(slot, frozenset())
         stage.load_failures[slot.info.id, key] += 1
         stage.load_errors[key] = str(error)[:500]

@@ -303,7 +303,8 @@ class SlotPool(ABC):
         )  # fmt: skip
 
     def _lose(self, slot: SlotState) -> None:
-        """A slot actor is dead, and its engine with it."""
+        """A slot actor is dead, and its engine with it: it may load the same one again."""
+        slot.had.discard(slot.key)
         slot.key, slot.promised, slot.loaded = "", "", False
         slot.loaded_expert, slot.asleep = "", frozenset()
         if slot.available:

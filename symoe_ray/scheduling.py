@@ -160,9 +160,9 @@ def _prepare(
     """The next engine of a slot whose last rows are being written, once the rest takes hardly longer than its load.
 
     Nothing is promised while other slots are free to take it now. A single slot has no balance to lose by promising at
-    once; it knows itself when there is room for two engines.
+    once; it knows itself when there is room for two engines. A promise that others have fulfilled is none.
     """
-    if slot.promised or (slots > 1 and (not slot.ready or _free(groups, slots) > 0)):
+    if _waits(groups, slot.promised) or (slots > 1 and (not slot.ready or _free(groups, slots) > 0)):
         return None
     unhosted = [g for g in groups.values() if g.rows and not g.hosts and _can(slot, g) and g.key not in slot.had]
     if not unhosted:

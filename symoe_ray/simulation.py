@@ -201,6 +201,7 @@ class _Simulation:
 
     def _prepare(self, slot: _Slot, key: str) -> None:
         assert slot.engine is not None
+        self._release(slot.promised)
         slot.promised = key
         begin_s = self._now if slot.ready else slot.engine.time_s  # one load at a time
         slot.prepared_s = begin_s + self._groups[key].cost.load_s

@@ -415,6 +415,33 @@ class TestDeaths:
         pool.play(chunks_of(A=3))
         assert pool.log.loads == [("slot-0", "A"), ("slot-0", "A")]
 
+    def test_a_slot_that_came_back_helps_with_what_another_has_too(self, rig: MakeRig) -> None:
+        """It had the engine before it died; that must not keep it from having it again."""
+        died = list[str]()
+
+        async def generate(slot: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
+            if not died:
+                died.append(slot.id)
+                raise RayActorError
+            await asyncio.sleep(0.02)
+            yield part_of(chunk, lacking(chunk))
+
+        pool = rig(slots=2, max_attempts=4, generate=generate)  # a last attempt would be alone on any slot
+        assert pool.play(chunks_of(A=40)).failed == 0
+        assert pool.log.loads.count((died[0], "A")) == 2
+
+    def test_a_promise_ends_with_its_stage(self, rig: MakeRig) -> None:
+        pool = EnginePool(rig().config)
+
+        async def play() -> str:
+            await pool.start()
+            (slot,) = pool._slots.values()
+            slot.promised = "of the stage before"
+            await pool.generate(STAGE, [])
+            return slot.promised
+
+        assert asyncio.run(asyncio.wait_for(play(), TIMEOUT_S)) == ""
+
     def test_two_leases_that_end_with_one_death_wake_the_slot_once(self, rig: MakeRig) -> None:
         dead = asyncio.Event()
 

@@ -193,6 +193,10 @@ class TestTail:
         assert answer(slot("a", rows=9), *groups) == Prepare("s0", "b")
         assert answer(slot("a", rows=9, promised="b"), *groups) is None
 
+    def test_what_others_have_finished_meanwhile_is_no_promise(self) -> None:
+        groups = (group("a", rows=0, running_rows=9, hosts=1), group("b", rows=0, hosts=1), group("c", rows=10))
+        assert answer(slot("a", rows=9, promised="b"), *groups) == Prepare("s0", "c")
+
     def test_an_empty_slot_takes_what_it_has_prepared(self) -> None:
         groups = (group("a", rows=0, hosts=1), group("b", hosts=1), group("c", rows=9000))
         assert answer(slot("a", promised="b"), *groups) == Lease("s0", "b", 100)
