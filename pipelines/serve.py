@@ -21,7 +21,7 @@ from symoe_ray.config import load
 from symoe_ray.core import InputError, Profile, ResourceError
 from symoe_ray.serving.keys import Key, parse_keys
 from symoe_ray.settings import ServeSettings, Settings
-from symoe_ray.storage import Storage
+from symoe_ray.storage import Storage, beside
 
 KEYS_VARIABLE = "SYMOE_API_KEYS"
 NAME = "symoe"
@@ -65,7 +65,7 @@ def deployed(run: str | None, overrides: list[str]) -> Any:
         settings=with_commits(settings, storage.read_json(MANIFEST).get("models", {})),
         profiles=tuple(profiles), kept=_kept(storage, settings),
         aggregator=_aggregator(storage, settings, profiles), keys=tuple(read_keys(settings.serve)),
-        folder=f"{storage.uri.rstrip('/')}-serving",
+        folder=beside(storage.uri, "-serving"),
     )  # fmt: skip
 
 

@@ -27,8 +27,13 @@ READERS = 16
 
 def below(address: str, name: str) -> str:
     """The address of something in a folder: a local path, or an address with or without options."""
+    return beside(address, f"/{name}")
+
+
+def beside(address: str, ending: str) -> str:
+    """The address of a folder whose name has this ending more; options stay where they are."""
     folder, mark, options = address.partition("?") if "://" in address else (address, "", "")
-    return f"{folder.rstrip('/')}/{name}{mark}{options}"
+    return f"{folder.rstrip('/')}{ending}{mark}{options}"
 
 
 class Storage:

@@ -11,7 +11,7 @@ import pytest
 from pyarrow import fs as pafs
 
 from symoe_ray.core import InputError
-from symoe_ray.storage import Storage
+from symoe_ray.storage import Storage, below, beside
 
 SCHEMA = pa.schema([("name", pa.string()), ("count", pa.int32())])
 
@@ -225,3 +225,18 @@ class TestCompactText:
         storage.append_text("log", "a\n")
         storage.compact_text("log")
         assert storage.read_text("log") == "a\n"
+
+
+@pytest.mark.parametrize(
+    ("address", "inside", "next_to_it"),
+    [
+        ("/runs/night", "/runs/night/x", "/runs/night-serving"),
+        ("s3://b/runs/night/", "s3://b/runs/night/x", "s3://b/runs/night-serving"),
+        ("s3://b/night?scheme=http&region=x", "s3://b/night/x?scheme=http&region=x",
+         "s3://b/night-serving?scheme=http&region=x"),
+        ("/runs/what?", "/runs/what?/x", "/runs/what?-serving"),
+    ],
+)  # fmt: skip
+def test_an_address_keeps_its_options_behind_its_folder(address: str, inside: str, next_to_it: str) -> None:
+    assert below(address, "x") == inside
+    assert beside(address, "-serving") == next_to_it
