@@ -7,14 +7,14 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
 
-from actors.placing import nodes
+from actors.placing import nodes, nodes_with
 from symoe_ray.core import ResourceError
 from symoe_ray.settings import Settings
 from symoe_ray.slot_places import Place, SlotRule, anywhere, check_room, sizes_of
@@ -116,7 +116,8 @@ def _keep_logs(source: Path, target: Path) -> None:
 def slot_plan(settings: Settings) -> SlotPlan:
     """The slots that the settings ask for and the cluster has; ResourceError where an expert fits into none of them.
 
-    With GPUs they are cut to the sizes of the engines. Without, each node has `engine.slots` on its CPU; fake engines
+    With GPUs they are cut to the sizes of the engines, and missing ones are waited for as long as
+    `cluster.node_wait_s` says. Without, each node has `engine.slots` on its CPU; fake engines
     that are given a number of GPUs which are not there take as many slots, wherever Ray puts them.
     """
     experts, here = settings.pool.local, nodes()
@@ -128,9 +129,14 @@ def slot_plan(settings: Settings) -> SlotPlan:
     if (fake or not there) and not settings.gpus:
         rule = SlotRule(cpu_slots=settings.engine.slots)
         return SlotPlan(places=rule.places(here) or anywhere(settings.engine.slots), rule=rule)
-    if settings.gpus > there:
-        raise ResourceError(f"gpus={settings.gpus} was asked for, but the cluster has {there}")
+    here = nodes_with(settings.gpus, _bundles(sizes_of(experts), settings.gpus), settings.cluster.node_wait_s)
     rule = SlotRule(sizes=sizes_of(experts), gpus=settings.gpus)
     places = rule.places(here)
     check_room(experts, places, here, settings.gpus)
     return SlotPlan(places=places, rule=rule)
+
+
+def _bundles(sizes: Iterable[tuple[int, str]], gpus: int) -> list[int]:
+    """So many GPUs as slots of the largest engine, and single ones for the rest."""
+    largest = max(size for size, _ in sizes)
+    return [largest] * (gpus // largest) + [1] * (gpus % largest)

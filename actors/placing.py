@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.autoscaler.sdk import request_resources
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from symoe_ray.core import ResourceError
 from symoe_ray.slot_places import Node, Place
 
+log = logging.getLogger(__name__)
+
+POLL_S = 1.0
 NODE_LABEL = "ray.io/node-id"
 KIND = "accelerator_type:"
 
@@ -45,6 +52,31 @@ def nodes() -> list[Node]:
             kind = next((name.removeprefix(KIND) for name in has if name.startswith(KIND)), "")
             found.append(Node(id=row["NodeID"], cpus=has.get("CPU", 0.0), gpus=int(gpus), kind=kind))
     return found
+
+
+def nodes_with(gpus: int, bundles: Sequence[int], wait_s: float) -> list[Node]:
+    """The nodes, once they have so many GPUs together; ResourceError where they do not within `wait_s`.
+
+    Ray's autoscaler is asked for what is missing, as `bundles` of that many GPUs on one node each; a cluster without
+    one may still be starting. Afterwards nothing is asked for: what uses the nodes keeps them.
+    """
+    deadline, here = time.monotonic() + wait_s, nodes()
+    if sum(node.gpus for node in here) >= gpus:
+        return here
+    if wait_s:
+        log.warning("waiting up to %.0f s for %d GPUs (cluster.node_wait_s)", wait_s, gpus)
+        request_resources(bundles=[{"GPU": float(size)} for size in bundles])
+    try:
+        while (there := sum(node.gpus for node in here)) < gpus:
+            if time.monotonic() >= deadline:
+                after = f" after {wait_s:.0f} s (cluster.node_wait_s)" if wait_s else ""
+                raise ResourceError(f"gpus={gpus} was asked for, but the cluster has {there}{after}")
+            time.sleep(POLL_S)  # nobody tells of a node that has joined
+            here = nodes()
+    finally:
+        if wait_s:
+            request_resources(bundles=[])
+    return here
 
 
 async def reserve(place: Place, timeout_s: float) -> Reservation:
