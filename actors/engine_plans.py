@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.canary import canary_key, default_folder
+from actors.engine_arguments import argument_problem
 from actors.engine_host import EnginePlan
 from actors.lora import adapter_path, lora_args, zero_adapter
 from actors.memory import engine_need, gpu_total_bytes
@@ -16,7 +17,7 @@ from actors.nvml import gpu_and_driver
 from actors.platform import engine_args
 from actors.protocol import LoadEngine
 from actors.shapes import shape_of
-from symoe_ray.core import ExpertSpec, ResourceError
+from symoe_ray.core import ExpertSpec, InputError, ResourceError
 from symoe_ray.fingerprints import digest
 from symoe_ray.settings import EngineSettings
 
@@ -57,11 +58,12 @@ class EnginePlans:
         return self._paths[expert]
 
     def problems(self, experts: Sequence[str]) -> dict[str, str]:
-        """What is wrong with those of these experts whose weights cannot be had, by name."""
+        """What is wrong with those of these experts whose engines cannot be had, by name: arguments, then weights."""
         found: dict[str, str] = {}
         for name in experts:
             try:
                 if self._engine.kind != "fake":
+                    _check_arguments(self._experts[name])
                     self.path(name)
             except (ResourceError, OSError, ValueError) as error:
                 found[name] = str(error)
@@ -145,6 +147,11 @@ class EnginePlans:
         return EnginePlan(
             key=spec.engine_key, frame=LoadEngine(args={"max_model_len": spec.max_model_len}, fake=timing)
         )
+
+
+def _check_arguments(spec: ExpertSpec) -> None:
+    if problem := argument_problem(spec):
+        raise InputError(problem)
 
 
 def _vllm_version() -> str:

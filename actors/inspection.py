@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from actors.engine_arguments import argument_problem
 from actors.models import PACKAGE, found, kv_bytes_per_token, weight_bytes
 from actors.nvml import driver_cuda
 from actors.platform import cpu_kv_bytes
@@ -119,6 +120,8 @@ def _available_memory() -> int:
 
 def _expert(spec: ExpertSpec, room: int, on_gpu: bool, settings: Settings) -> Finding:
     what = f"expert {spec.name}"
+    if settings.engine.kind == "vllm" and (problem := argument_problem(spec)):
+        return Finding(what=what, value=problem, fine=False, advice="spell it as the installed vLLM does")
     try:
         folder, adapter = present(spec.model, spec.revision), present(spec.lora, "") if spec.lora else None
         if folder is None:

@@ -168,6 +168,16 @@ def verifier() -> Any:
     return MathVerifier()
 
 
+def check_engines(settings: Settings) -> None:
+    """InputError for an engine argument that the vLLM of this machine, if there is one, does not take."""
+    from actors.engine_arguments import argument_problem
+
+    if settings.engine.kind == "vllm":
+        problems = filter(None, map(argument_problem, settings.pool.local))
+        if problem := next(problems, ""):
+            raise InputError(problem)
+
+
 def sizes_of(settings: Settings) -> tuple[dict[str, ModelSize], Machine]:
     """The size of each expert's model, and the machine that they run on."""
     from actors.model_sizes import machine_of, size_of

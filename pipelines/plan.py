@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipelines.opening import sizes_of
+from pipelines.opening import check_engines, sizes_of
 from pipelines.run import run_uri
 from pipelines.signals import DONE, MISSING, Signals
 from symoe_ray.config import load
@@ -35,6 +35,7 @@ def add_command(commands: Any) -> None:
 
 def _run(options: argparse.Namespace, overrides: list[str], _: Signals) -> int:
     settings = load(overrides if options.limit is None else [*overrides, f"limit={options.limit}"])
+    check_engines(settings)
     sizes, machine = sizes_of(settings)
     run = Storage(run_uri(settings, options.run)) if options.run else None
     return plan(settings, sizes, machine, run, as_json=options.json)

@@ -19,7 +19,7 @@ from pipelines import (
     questions,
     recruit,
 )  # fmt: skip
-from pipelines.opening import opened
+from pipelines.opening import check_engines, opened
 from pipelines.progress import Display
 from pipelines.report import write_report
 from pipelines.run import MANIFEST, Run, run_uri, settings_of
@@ -72,6 +72,7 @@ def run_stages(options: argparse.Namespace, overrides: list[str], signals: Signa
     if options.print_config:
         print(to_yaml(settings), end="")
         return DONE
+    check_engines(settings)
     display = Display(sys.stderr if options.json else sys.stdout)
     uri = run_uri(settings, options.run or f"{settings.task.name}-{settings.pool.name}")
     wanted = list(STAGES) if options.command == "run" else [options.command]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import reduce
 
 from symoe_ray.baselines import GROUPS, NAMES
@@ -139,6 +139,18 @@ def _check_expert(expert: ExpertSpec, key: str, origin: Origin) -> None:
             f"name the commit whose code you have read in {key}.revision"
         )
     _check_sampling(expert, f"{key}.sampling", origin)
+
+
+def unknown_engine_argument(expert: ExpertSpec, known: Collection[str]) -> str:
+    """What to say of the first engine argument of an expert that is none of vLLM's `known`; "" where all are."""
+    unknown = next((name for name in expert.engine_args if name not in known), None)
+    if unknown is None:
+        return ""
+    key = f"pool.experts[{expert.name}]"
+    near = nearest(unknown, known)
+    place = key if near in _OWN_FIELDS else f"{key}.engine_args"
+    hint = f"; did you mean {place}.{near}?" if near else ""
+    return f"unknown key '{key}.engine_args.{unknown}': vLLM has no such engine argument{hint}"
 
 
 def _check_sampling(expert: ExpertSpec, key: str, origin: Origin) -> None:

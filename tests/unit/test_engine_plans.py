@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from actors import engine_plans
+from actors import engine_arguments, engine_plans
 from actors.engine_plans import EnginePlans
 from actors.lora import CONFIG as LORA_CONFIG
 from actors.memory import engine_need
@@ -102,6 +102,17 @@ class TestPlan:
         assert list(made.problems(["A", "X"])) == ["X"]
         with pytest.raises(ResourceError):
             made.plan("X")
+
+    def test_an_argument_that_vllm_does_not_have_is_a_problem_before_any_load(
+        self, a: ExpertSpec, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(engine_arguments, "known_arguments", lambda: frozenset(["quantization"]))
+        wrong = replace(a, model="nowhere/at-all", engine_args={"quantisation": "fp8"})
+        right = replace(a, name="B", engine_args={"quantization": "fp8"})
+        problems = EnginePlans([wrong, right], EngineSettings(), cores=(), cuda=False).problems(["A", "B"])
+        assert list(problems) == ["A"]
+        assert "did you mean pool.experts[A].engine_args.quantization?" in problems["A"]
+        assert plans(wrong, kind="fake").problems(["A"]) == {}
 
     def test_a_fake_engine_needs_no_files(self) -> None:
         spec = ExpertSpec(name="A", model="nowhere/at-all", max_model_len=99)
