@@ -262,6 +262,7 @@ class _Engine:
             add_generation_prompt=True,
             tokenize=True,
             return_dict=False,  # a list from every tokenizer, Mistral's own included
+            **self._load.chat_template_kwargs,
         )
         ids = list(encoded)
         bos = self._tokenizer.bos_token_id
@@ -284,6 +285,9 @@ class _Engine:
             top_k=request.top_k,
             max_tokens=min(request.max_tokens, self.max_model_len - prompt_tokens),
             repetition_penalty=request.repetition_penalty,
+            min_p=request.min_p,
+            presence_penalty=request.presence_penalty,
+            frequency_penalty=request.frequency_penalty,
             stop=list(request.stop),
             output_kind=RequestOutputKind.DELTA if request.stream else RequestOutputKind.FINAL_ONLY,
             structured_outputs=StructuredOutputsParams(json=request.json_schema) if request.json_schema else None,

@@ -421,7 +421,8 @@ def _frame_of(request: Request, lora: str, *, stream: bool = False, json_schema:
         tag="", messages=[{"role": m.role, "content": m.content} for m in request.messages],
         n=request.n, first_sample=request.first_sample, seed=request.seed,
         temperature=s.temperature, top_p=s.top_p, top_k=s.top_k, max_tokens=s.max_tokens,
-        repetition_penalty=s.repetition_penalty, stop=s.stop, lora=lora, stream=stream, json_schema=json_schema,
+        repetition_penalty=s.repetition_penalty, min_p=s.min_p, presence_penalty=s.presence_penalty,
+        frequency_penalty=s.frequency_penalty, stop=s.stop, lora=lora, stream=stream, json_schema=json_schema,
     )  # fmt: skip
 
 

@@ -92,7 +92,8 @@ class EnginePlans:
         args = self._args(expert)
         shape = self._shape(expert)
         frame = LoadEngine(
-            args=args, loras=self._loras(spec), chat_template=spec.chat_template, add_bos=spec.add_bos,
+            args=args, loras=self._loras(spec), chat_template=spec.chat_template,
+            chat_template_kwargs=dict(spec.chat_template_kwargs), add_bos=spec.add_bos,
             threads=self._engine.threads or len(self._cores), cores=self._cores, cuda=self._cuda,
         )  # fmt: skip
         wants_canary = bool(self._engine.max_sleeping) or self._has_sibling(expert, shape)
@@ -132,7 +133,7 @@ class EnginePlans:
         """The shape of the expert's engine, "" for none. A reload leaves the engine the prompt format that it has."""
         spec = self._experts[expert]
         shape = shape_of(self.path(expert), self._args(expert), vllm_version=_vllm_version(), cuda=self._cuda)
-        return digest(shape, spec.chat_template, spec.add_bos) if shape else ""
+        return digest(shape, spec.chat_template, spec.add_bos, dict(spec.chat_template_kwargs)) if shape else ""
 
     def _has_sibling(self, expert: str, shape: str) -> bool:
         key = self._experts[expert].engine_key

@@ -23,6 +23,7 @@ class LoadEngine(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     args: dict[str, object]
     loras: dict[str, str] = msgspec.field(default_factory=dict)
     chat_template: str = ""
+    chat_template_kwargs: dict[str, object] = msgspec.field(default_factory=dict)
     add_bos: bool = False
     threads: int = 0
     cores: tuple[int, ...] = ()
@@ -47,6 +48,9 @@ class Generate(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     top_k: int
     max_tokens: int
     repetition_penalty: float
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     stop: tuple[str, ...] = ()
     lora: str = ""
     stream: bool = False

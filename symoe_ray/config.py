@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,28 @@ def _typed(tree: _Tree) -> Settings:
         values["pool"] = _with_defaults(values["pool"], tree.origin)
     settings = build(Settings, values, "", tree.origin)
     check(settings, tree.origin)
-    return settings
+    experts = tuple(_with_template(expert, tree.origin) for expert in settings.pool.experts)
+    return replace(settings, pool=replace(settings.pool, experts=experts))
+
+
+def _with_template(expert: ExpertSpec, origin: Origin) -> ExpertSpec:
+    """The expert with the template's text where `chat_template` is a file's path, as vLLM's --chat-template may be."""
+    given, key = expert.chat_template, f"pool.experts[{expert.name}].chat_template"
+    if not given or _is_template(given):
+        return expert
+    path = Path(given).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        need = f"must be Jinja text, or a file that holds it: {path.absolute()} cannot be read"
+        raise wrong(key, given, f"{need} ({getattr(error, 'strerror', None) or error})", origin) from None
+    if not _is_template(text):
+        raise wrong(key, given, f"must name a Jinja template, but {path.absolute()} has no {{ in it", origin)
+    return replace(expert, chat_template=text)
+
+
+def _is_template(text: str) -> bool:
+    return "{" in text
 
 
 def _with_defaults(pool: Mapping[str, Any], origin: Origin) -> dict[str, Any]:

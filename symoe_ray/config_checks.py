@@ -42,6 +42,13 @@ _OWN_FIELDS = ("model", "revision", "max_model_len", "tensor_parallel_size", "tr
 # Engine arguments that follow from the adapters of the experts that share an engine.
 _FROM_LORA = ("enable_lora", "max_loras", "max_lora_rank")
 
+# Arguments of a tokenizer's apply_chat_template that are no variables of a template.
+_OF_RENDERING = (
+    "conversation", "messages", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize",
+    "padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask",
+    "tokenizer_kwargs",
+)  # fmt: skip
+
 
 def check(settings: Settings, origin: Origin) -> None:
     """InputError for the first thing that does not fit, with its key, value, place and what is allowed."""
@@ -131,6 +138,10 @@ def _check_expert(expert: ExpertSpec, key: str, origin: Origin) -> None:
             raise wrong(
                 f"{key}.engine_args.{name}", value, f"follows from the adapters; name one in {key}.lora", origin
             )
+    for name in _OF_RENDERING:
+        if name in expert.chat_template_kwargs:
+            value = expert.chat_template_kwargs[name]
+            raise wrong(f"{key}.chat_template_kwargs.{name}", value, "is set for each prompt by the project", origin)
     if expert.lora and expert.lora == expert.model:
         raise wrong(f"{key}.lora", expert.lora, "must be an adapter over the model, not the model itself", origin)
     if expert.trust_remote_code and not expert.revision:
@@ -161,6 +172,9 @@ def _check_sampling(expert: ExpertSpec, key: str, origin: Origin) -> None:
         ("top_k", sampling.top_k, sampling.top_k >= -1, "-1 or 0 (off), or more"),
         ("max_tokens", sampling.max_tokens, sampling.max_tokens >= 1, "1 or more"),
         ("repetition_penalty", sampling.repetition_penalty, sampling.repetition_penalty > 0, "greater than 0"),
+        ("min_p", sampling.min_p, 0 <= sampling.min_p <= 1, "at least 0 and at most 1"),
+        ("presence_penalty", sampling.presence_penalty, abs(sampling.presence_penalty) <= 2, "from -2 to 2"),
+        ("frequency_penalty", sampling.frequency_penalty, abs(sampling.frequency_penalty) <= 2, "from -2 to 2"),
     ):
         if not right:
             raise wrong(f"{key}.{name}", value, f"must be {need}", origin)

@@ -14,6 +14,7 @@ from symoe_ray.fingerprints import digest
 
 Kind = Literal["choice", "integer"]
 Role = Literal["system", "user", "assistant"]
+_LATER = ("min_p", "presence_penalty", "frequency_penalty")
 
 
 class InputError(ValueError):
@@ -75,6 +76,14 @@ class Sampling:
     max_tokens: int = 4096
     repetition_penalty: float = 1.0
     stop: tuple[str, ...] = ()
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """All of it, less what runs did not know at first where it is off: what they have made keeps its identity."""
+        return {key: value for key, value in asdict(self).items() if value or key not in _LATER}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,10 +125,11 @@ class ExpertSpec:
     `model` is a Hugging Face id, a local folder, an address that each node makes a copy of (s3://BUCKET/FOLDER), or
     `package:NAME` for a model that `symoe` prepares itself.
     `think_end_token` ends a reasoning block that must be cut before an answer is read. `chat_template` is Jinja text
-    for a base model whose tokenizer has none. `add_bos` prepends BOS where a converted tokenizer forgets it. `lora` is
-    a PEFT adapter over `model`, found as a model is ("": none). `accelerator_type` is the kind of GPU that its engine
-    must have, by Ray's name for it, such as H100 ("": any). With a `server`, `model` is its name there, and
-    `max_model_len` the context that the server gives it.
+    for a base model whose tokenizer has none (in a pool file also the path of a file with it), `chat_template_kwargs`
+    what any template is rendered with beside the messages. `add_bos` prepends BOS where a converted tokenizer forgets
+    it. `lora` is a PEFT adapter over `model`, found as a model is ("": none). `accelerator_type` is the kind of GPU
+    that its engine must have, by Ray's name for it, such as H100 ("": any). With a `server`, `model` is its name there,
+    and `max_model_len` the context that the server gives it.
     """
 
     name: str
@@ -131,6 +141,7 @@ class ExpertSpec:
     engine_args: Mapping[str, object] = field(default_factory=dict)
     think_end_token: str = ""
     chat_template: str = ""
+    chat_template_kwargs: Mapping[str, object] = field(default_factory=dict)
     add_bos: bool = False
     trust_remote_code: bool = False
     lora: str = ""
@@ -146,6 +157,9 @@ class ExpertSpec:
     def facts(self) -> dict[str, object]:
         """All that its answers follow from: its fields, of its server the identity alone, if it has one."""
         fields = {key: value for key, value in asdict(self).items() if key not in ("server", "accelerator_type")}
+        if not self.chat_template_kwargs:  # a run from before there were any had none
+            del fields["chat_template_kwargs"]
+        fields["sampling"] = self.sampling.facts
         return fields | ({"server": self.server.identity} if self.is_remote else {})
 
     @property
@@ -161,7 +175,7 @@ class ExpertSpec:
         return base + "-" + digest(
             self.model, self.revision, self.max_model_len, self.tensor_parallel_size,
             dict(self.engine_args), self.trust_remote_code, self.chat_template, self.add_bos,
-            *filter(None, [self.accelerator_type]), size=4,
+            *filter(None, [self.accelerator_type, dict(self.chat_template_kwargs)]), size=4,
         )  # fmt: skip
 
 

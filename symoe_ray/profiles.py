@@ -71,7 +71,9 @@ def evidence_of(
 
 def template_of(spec: ExpertSpec) -> str:
     """A digest of the wording that an expert is asked with: our prompts and its chat template."""
-    return digest(PROMPTS_VERSION, spec.chat_template, spec.add_bos, size=6)
+    return digest(
+        PROMPTS_VERSION, spec.chat_template, spec.add_bos, *filter(None, [dict(spec.chat_template_kwargs)]), size=6
+    )
 
 
 def profile_of(expert: str, evidence: Sequence[Evidence]) -> Profile:

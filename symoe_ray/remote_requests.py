@@ -16,8 +16,8 @@ def chat_body(
 ) -> dict[str, object]:
     """The body of `/chat/completions` for one sample, generated with seed `seed + sample` as everywhere.
 
-    The server renders the messages. What only some servers know (`top_k`, `repetition_penalty`) is said only where it
-    is set. As an engine of ours does, it bounds the answer to what the context leaves; a token is taken as three
+    The server renders the messages. What only some servers know (`top_k`, `min_p`, the penalties) is said only where
+    it is set. As an engine of ours does, it bounds the answer to what the context leaves; a token is taken as three
     characters.
     """
     sampling, server = request.sampling, spec.server
@@ -35,6 +35,9 @@ def chat_body(
         body["top_k"] = sampling.top_k
     if sampling.repetition_penalty != 1.0:
         body["repetition_penalty"] = sampling.repetition_penalty
+    for name in ("min_p", "presence_penalty", "frequency_penalty"):
+        if value := getattr(sampling, name):
+            body[name] = value
     if json_schema:
         body["response_format"] = _response_format(json_schema)
     if stream:

@@ -18,14 +18,14 @@ def make_request(
 ) -> Request:
     """A request whose id is the fingerprint of all that its text follows from.
 
-    The id depends on the question, expert, prompt, sampling, model, revision, adapter, chat template, server and run
-    seed; not on `n`, so that more samples of the same request extend those that are there. Sample i has the seed
-    hash(run seed, question, expert) + i.
+    The id depends on the question, expert, prompt, sampling, model, revision, adapter, chat template and what it is
+    rendered with, server and run seed; not on `n`, so that more samples of the same request extend those that are
+    there. Sample i has the seed hash(run seed, question, expert) + i.
     """
     identity = digest(
-        question_id, spec.name, [asdict(m) for m in messages], asdict(sampling),
+        question_id, spec.name, [asdict(m) for m in messages], sampling.facts,
         spec.model, spec.revision, spec.chat_template, spec.add_bos, spec.max_model_len, spec.lora, run_seed,
-        *([spec.server.identity] if spec.is_remote else []),
+        *([spec.server.identity] if spec.is_remote else []), *filter(None, [dict(spec.chat_template_kwargs)]),
     )  # fmt: skip
     return Request(
         id=identity, question_id=question_id, expert=spec.name, messages=tuple(messages), sampling=sampling,

@@ -15,8 +15,8 @@ _OWN_FIELDS = ("model", "messages", "n", "stream", "stream_options")
 
 # Keys of an expert that are an engine's: a server has its own, and their values elsewhere mean "not set".
 _ENGINE_FIELDS = {
-    "lora": "", "chat_template": "", "add_bos": False, "trust_remote_code": False, "tensor_parallel_size": 1,
-    "accelerator_type": "", "engine_args": {},
+    "lora": "", "chat_template": "", "chat_template_kwargs": {}, "add_bos": False, "trust_remote_code": False,
+    "tensor_parallel_size": 1, "accelerator_type": "", "engine_args": {},
 }  # fmt: skip
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 

@@ -54,6 +54,9 @@ REQUESTS = pa.schema(
                     ("max_tokens", pa.int64()),
                     ("repetition_penalty", pa.float64()),
                     ("stop", TEXTS),
+                    ("min_p", pa.float64()),
+                    ("presence_penalty", pa.float64()),
+                    ("frequency_penalty", pa.float64()),
                 ]
             ),
         ),
@@ -179,14 +182,14 @@ def request_row(request: Request, shard: int, run_seed: int) -> dict[str, Any]:
 
 
 def request_of(row: dict[str, Any], expert: str, samples: Sequence[int]) -> Request:
-    """The request for consecutive `samples` of a `REQUESTS` row of that expert."""
-    sampling = row["sampling"]
+    """The request for consecutive `samples` of a `REQUESTS` row of that expert; an older file may lack a field."""
+    sampling = {name: held for name, held in row["sampling"].items() if held is not None}
     return Request(
         id=row["request_id"],
         question_id=row["question_id"],
         expert=expert,
         messages=tuple(Message(**m) for m in row["messages"]),
-        sampling=Sampling(**(sampling | {"stop": tuple(sampling["stop"] or ())})),
+        sampling=Sampling(**(sampling | {"stop": tuple(sampling.get("stop", ()))})),
         seed=row["seed"],
         n=len(samples),
         first_sample=samples[0],

@@ -293,6 +293,20 @@ class TestMistakes:
         for part in [str(path), *parts]:
             assert part in message
 
+    @pytest.mark.parametrize(
+        ("expert", "message"),
+        [
+            ("chat_template_kwargs: {tokenize: false}", "chat_template_kwargs.tokenize is False; it is set for each"),
+            ("chat_template_kwargs: off", "chat_template_kwargs is False; it must be a mapping"),
+            ("sampling: {min_p: 1.5}", "sampling.min_p is 1.5; it must be at least 0 and at most 1"),
+            ("sampling: {presence_penalty: -3}", "sampling.presence_penalty is -3.0; it must be from -2 to 2"),
+            ("sampling: {frequency_penalty: 2.5}", "sampling.frequency_penalty is 2.5; it must be from -2 to 2"),
+        ],
+    )
+    def test_what_rendering_and_sampling_cannot_take_is_named(self, tmp_path: Path, expert: str, message: str) -> None:
+        path = write(tmp_path / "pool.yaml", f"name: p\nexperts: [{{name: A, model: m, {expert}}}]\n")
+        assert message in refusal(f"pool={path}")
+
     def test_code_from_a_repository_is_allowed_at_a_revision(self, tmp_path: Path) -> None:
         text = "name: p\nexperts: [{name: A, model: m, trust_remote_code: true, revision: v1}]\n"
         assert settings(f"pool={write(tmp_path / 'p.yaml', text)}").pool.experts[0].trust_remote_code
@@ -310,6 +324,42 @@ class TestMistakes:
     def test_nearest_says_nothing_when_nothing_is_near(self) -> None:
         assert nearest("zzzz", ["engine.slots", "k"]) == ""
         assert nearest("slot", ["engine.slots", "k"]) == "engine.slots"
+
+
+class TestTemplates:
+    def pool(self, tmp_path: Path, template: str) -> str:
+        text = f"name: p\ndefaults: {{chat_template: '{template}'}}\nexperts: [{{name: A, model: m}}]\n"
+        return f"pool={write(tmp_path / 'pool.yaml', text)}"
+
+    def test_a_file_is_read_from_the_working_directory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("templates").mkdir()
+        text = "{%- for m in messages %}\n${x} {{ 'é\\n' }}\n{% endfor %}\n"
+        write(Path("templates/qwen.jinja"), text)
+        made = settings(self.pool(tmp_path, "./templates/qwen.jinja"))
+        assert made.pool.experts[0].chat_template == text
+        saved = write(tmp_path / "saved.yaml", to_yaml(made))
+        write(Path("templates/qwen.jinja"), "{{ changed }}")
+        assert load(base=saved) == made
+
+    def test_other_text_in_the_file_is_another_engine(self, tmp_path: Path) -> None:
+        pool = self.pool(tmp_path, str(tmp_path / "a.jinja"))
+        keys = []
+        for text in ("{{ one }}", "{{ two }}"):
+            write(tmp_path / "a.jinja", text)
+            keys.append(settings(pool).pool.experts[0].engine_key)
+        assert keys[0] != keys[1]
+
+    def test_text_with_a_brace_is_a_template(self, tmp_path: Path) -> None:
+        assert settings(self.pool(tmp_path, "./{{ messages }}")).pool.experts[0].chat_template == "./{{ messages }}"
+
+    def test_a_file_that_is_missing_or_no_template_is_an_error(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.jinja"
+        message = refusal(self.pool(tmp_path, str(path)))
+        assert f"pool.experts[A].chat_template is '{path}'; it must be Jinja text, or a file" in message
+        assert f"{path} cannot be read (No such file or directory)" in message
+        write(path, "no template")
+        assert f"{path} has no {{ in it" in refusal(self.pool(tmp_path, str(path)))
 
 
 class TestSavedRun:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +13,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from actors.engine import _distinct, _samples
+from actors.engine import _distinct, _Engine, _samples
+from actors.engine_host import _frame_of
 from actors.fake_engine import MAX_NUM_SEQS, _FakeEngine
 from actors.protocol import Abort, Finished, Generate, LoadEngine, Rejected, Sample
+from symoe_ray.core import Message, Request, Sampling
 from symoe_ray.testing import fake_text
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -34,6 +37,52 @@ def outputs(*texts: str) -> list[Any]:
         SimpleNamespace(index=i, text=text, finish_reason="stop", token_ids=text.split())
         for i, text in enumerate(texts)
     ]
+
+
+def engine(load: LoadEngine, tokenizer: Any = None) -> Any:
+    """An engine of which only what it makes of a request is there."""
+    made: Any = object.__new__(_Engine)
+    made._load, made._tokenizer, made.max_model_len = load, tokenizer, 100
+    return made
+
+
+class TestPrompt:
+    def test_a_template_is_rendered_with_what_the_expert_gives_it(self) -> None:
+        given: dict[str, Any] = {}
+
+        class Tokenizer:
+            bos_token_id = 1
+
+            def apply_chat_template(self, messages: Any, **arguments: Any) -> list[int]:
+                given.update(arguments, messages=messages)
+                return [5, 6]
+
+        load = LoadEngine(args={}, chat_template="{{ m }}", chat_template_kwargs={"enable_thinking": False})
+        assert engine(load, Tokenizer())._prompt(generate("Why?")) == [5, 6]
+        assert given == {
+            "messages": [{"role": "user", "content": "Why?"}], "chat_template": "{{ m }}", "enable_thinking": False,
+            "add_generation_prompt": True, "tokenize": True, "return_dict": False,
+        }  # fmt: skip
+
+
+class TestParameters:
+    def test_every_sampling_key_reaches_vllm(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        vllm = SimpleNamespace(
+            RequestOutputKind=SimpleNamespace(DELTA=1, FINAL_ONLY=2), StructuredOutputsParams=None,
+            SamplingParams=lambda **given: given,
+        )  # fmt: skip
+        monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(sampling_params=vllm))
+        monkeypatch.setitem(sys.modules, "vllm.sampling_params", vllm)
+        sampling = Sampling(
+            temperature=0.5, top_p=0.9, top_k=7, max_tokens=33, repetition_penalty=1.25, stop=("x",), min_p=0.05,
+            presence_penalty=1.5, frequency_penalty=-0.5,
+        )  # fmt: skip
+        request = Request(
+            id="r", question_id="q", expert="A", messages=(Message(role="user", content="Why?"),), sampling=sampling,
+            seed=40, n=3,
+        )  # fmt: skip
+        given = engine(LoadEngine(args={}))._parameters(_frame_of(request, ""), 10)
+        assert {name: given[name] for name in asdict(sampling)} == asdict(sampling) | {"stop": ["x"]}
 
 
 class TestSamples:

@@ -67,13 +67,15 @@ def plans(*experts: ExpertSpec, cores: tuple[int, ...] = (), cuda: bool = False,
 
 class TestPlan:
     def test_an_expert_of_its_own(self, a: ExpertSpec) -> None:
-        plan = plans(replace(a, chat_template="{{ m }}", add_bos=True), cores=(2, 3)).plan("A")
+        spec = replace(a, chat_template="{{ m }}", chat_template_kwargs={"enable_thinking": False}, add_bos=True)
+        plan = plans(spec, cores=(2, 3)).plan("A")
         frame = plan.frame
         assert plan.key.startswith("a-")
         assert frame.args["model"] == a.model
         assert frame.args["kv_cache_memory_bytes"] == CPU_KV_BYTES[0]
         assert (frame.cores, frame.threads, frame.cuda, frame.loras) == ((2, 3), 2, False, {})
         assert (frame.chat_template, frame.add_bos) == ("{{ m }}", True)
+        assert frame.chat_template_kwargs == {"enable_thinking": False}
         assert plan.need == engine_need(frame.args, WEIGHT_BYTES, cuda=False)
         assert (plan.shape != "", plan.canary) == (True, "")
 
@@ -138,7 +140,14 @@ class TestShape:
         assert (made.plan("A").canary, made.plan("C").canary) == ("", "")
 
     @pytest.mark.parametrize(
-        "change", [{"chat_template": "{{ messages }}"}, {"add_bos": True}, {"max_model_len": 2048}], ids=str
+        "change",
+        [
+            {"chat_template": "{{ messages }}"},
+            {"chat_template_kwargs": {"enable_thinking": False}},
+            {"add_bos": True},
+            {"max_model_len": 2048},
+        ],
+        ids=str,
     )
     def test_one_with_another_prompt_format_or_context_is_of_another(
         self, change: dict[str, Any], a: ExpertSpec, b: ExpertSpec

@@ -48,9 +48,11 @@ from symoe_ray.serving.engine_metrics import Family
 FRAMES: list[Frame] = [
     LoadEngine(args={"model": "/m", "max_model_len": 8, "x": None, "y": [1.5, {"z": True}]}, cores=(0, 3), cuda=True),
     LoadEngine(args={}, loras={"A": "/a", "": "/zero"}, chat_template="{{ é }}", add_bos=True, fake={"load_s": 0.5}),
+    LoadEngine(args={}, chat_template_kwargs={"enable_thinking": False, "documents": [{"text": "é"}]}),
     Generate(
         tag="t1", messages=[{"role": "user", "content": "why?\n∑"}], n=2, first_sample=1, seed=2**31 - 1,
         temperature=0.7, top_p=1.0, top_k=0, max_tokens=5, repetition_penalty=1.0, stop=("\n", "</s>"),
+        min_p=0.05, presence_penalty=1.5, frequency_penalty=-0.5,
     ),
     Abort(tags=["t1", "t2"]),
     Ready(pid=7, seconds=0.5, max_num_seqs=32, max_model_len=2048, modules=["json"]),

@@ -38,7 +38,10 @@ class TestBody:
     def test_what_only_some_servers_know_is_said_where_it_is_set(self) -> None:
         body = chat_body(SPEC, request_of(top_k=20, repetition_penalty=1.1, stop=("END",)), 0)
         assert (body["top_k"], body["repetition_penalty"], body["stop"]) == (20, 1.1, ["END"])
-        assert not {"top_k", "repetition_penalty", "stop"} & chat_body(SPEC, request_of(), 0).keys()
+        rest = {"min_p": 0.05, "presence_penalty": 1.5, "frequency_penalty": -0.5}
+        assert rest.items() <= chat_body(SPEC, request_of(**rest), 0).items()
+        absent = {"top_k", "repetition_penalty", "stop", *rest}
+        assert not absent & chat_body(SPEC, request_of(), 0).keys()
 
     def test_an_answer_is_bounded_by_what_the_context_leaves(self) -> None:
         assert chat_body(SPEC, request_of(max_tokens=4096), 0)["max_tokens"] == 900

@@ -60,6 +60,10 @@ def test_an_address_for_all_makes_a_pool_of_servers(tmp_path: Path) -> None:
         ("base_url: 'http://h', api_key_env: sk-123", "must be the name of an environment variable, not a key"),
         ("base_url: 'http://h', max_concurrency: 0", "server.max_concurrency is 0; it must be 1 or more"),
         ("base_url: 'http://h', timeout_s: 0.5", "server.timeout_s is 0.5; it must be 1 or more"),
+        (
+            "base_url: 'http://h'}, chat_template_kwargs: {a: 1",
+            "chat_template_kwargs is {'a': 1}; it is for engines of",
+        ),
         ("base_url: 'http://h', retries: -1", "server.retries is -1; it must be 0 or more"),
         ("base_url: 'http://h', token_limit: tokens", "it must be one of max_tokens, max_completion_tokens"),
         ("base_url: 'http://h', extra_body: {n: 2}", "server.extra_body.n is 2; it is set by each request itself"),

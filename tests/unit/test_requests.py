@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from symoe_ray.core import ExpertSpec, Message, Question, Request, Sampling
+from symoe_ray.fingerprints import digest
 from symoe_ray.prompts import aggregate_messages, answer_messages
 from symoe_ray.requests import aggregate_request, answer_request, capped, make_request, samples_wanted, seat_samples
 
@@ -43,15 +44,28 @@ class TestIdentity:
             made(replace(SPEC, model="org/b")),
             made(replace(SPEC, revision="abc")),
             made(replace(SPEC, chat_template="{{ messages }}")),
+            made(replace(SPEC, chat_template_kwargs={"enable_thinking": False})),
             made(replace(SPEC, add_bos=True)),
             made(replace(SPEC, lora="org/a-lora")),
             made(replace(SPEC, max_model_len=4096)),
             made(replace(SPEC, sampling=Sampling(max_tokens=1000, temperature=0.0))),
             made(replace(SPEC, sampling=Sampling(max_tokens=1000, stop=("x",)))),
+            made(replace(SPEC, sampling=Sampling(max_tokens=1000, min_p=0.1))),
+            made(replace(SPEC, sampling=Sampling(max_tokens=1000, presence_penalty=1.5))),
+            made(replace(SPEC, sampling=Sampling(max_tokens=1000, frequency_penalty=-0.5))),
         ],
     )
     def test_whatever_decides_the_text_decides_the_id(self, other: Request) -> None:
         assert other.id != made().id
+
+    def test_what_was_made_before_some_fields_existed_keeps_its_id(self) -> None:
+        sampling = {
+            "temperature": 0.7, "top_p": 1.0, "top_k": 0, "max_tokens": 1000, "repetition_penalty": 1.0, "stop": [],
+        }  # fmt: skip
+        asked = [{"role": "user", "content": "What?"}]
+        spec = ExpertSpec(name="A", model="org/a", max_model_len=8192, sampling=Sampling(max_tokens=1000))
+        before = digest("q1", "A", asked, sampling, "org/a", "", "", False, 8192, "", 0)
+        assert made(spec).id == before
 
     def test_the_seed_follows_from_run_question_and_expert_alone(self) -> None:
         same = [made(messages=(Message(role="user", content="else"),)), made(replace(SPEC, revision="abc")), made(n=3)]

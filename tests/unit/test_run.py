@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.run import MANIFEST, open_manifest, save_config, settings_of
+from pipelines.run import MANIFEST, generation_facts, open_manifest, save_config, settings_of
 from symoe_ray.config import load
 from symoe_ray.core import InputError
 from symoe_ray.storage import Storage
@@ -60,6 +60,26 @@ class TestSettings:
 
     def test_without_a_run_there_are_none(self, tmp_path: Path) -> None:
         assert settings_of(Storage(str(tmp_path / "nosuch")), ["k=5"]) is None
+
+
+class TestFacts:
+    def facts(self, tmp_path: Path, expert: str) -> dict[str, object]:
+        (tmp_path / "pool.yaml").write_text(f"name: p\nexperts: [{{name: A, model: m, {expert}}}]\n")
+        return generation_facts(load([f"pool={tmp_path / 'pool.yaml'}"]))
+
+    def test_of_a_run_from_before_some_fields_existed_are_the_same(self, tmp_path: Path) -> None:
+        facts = self.facts(tmp_path, "sampling: {top_k: 7}")
+        assert facts["pool.A.sampling"] == {
+            "temperature": 0.7, "top_p": 1.0, "top_k": 7, "max_tokens": 4096, "repetition_penalty": 1.0, "stop": (),
+        }  # fmt: skip
+        assert "pool.A.chat_template_kwargs" not in facts
+
+    def test_hold_them_where_they_are_set(self, tmp_path: Path) -> None:
+        facts = self.facts(tmp_path, "sampling: {min_p: 0.1}, chat_template_kwargs: {enable_thinking: false}")
+        sampling = facts["pool.A.sampling"]
+        assert isinstance(sampling, dict)
+        assert (sampling["min_p"], "presence_penalty" in sampling) == (0.1, False)
+        assert facts["pool.A.chat_template_kwargs"] == {"enable_thinking": False}
 
 
 class TestRestart:

@@ -63,7 +63,15 @@ class TestQuestions:
 
 class TestRequests:
     sampling = Sampling(
-        temperature=0.5, top_p=0.9, top_k=7, max_tokens=33, repetition_penalty=1.25, stop=("\n", "Question:")
+        temperature=0.5,
+        top_p=0.9,
+        top_k=7,
+        max_tokens=33,
+        repetition_penalty=1.25,
+        stop=("\n", "Question:"),
+        min_p=0.05,
+        presence_penalty=1.5,
+        frequency_penalty=-0.5,
     )
 
     def request(self, sampling: Sampling, n: int = 1) -> Request:
@@ -81,6 +89,14 @@ class TestRequests:
         back = through(row, REQUESTS)
         assert request_of(back, "A", [0, 1, 2]) == request
         assert (back["shard"], back["run_seed"], back["n"]) == (4, 11, 3)
+
+    @pytest.mark.parametrize("absent", [True, False], ids=["no such column", "null"])
+    def test_of_a_file_from_before_some_sampling_keys_have_their_defaults(self, absent: bool) -> None:
+        sampling = Sampling(temperature=0.5, stop=("x",))
+        row = request_row(self.request(sampling), 0, 0)
+        for name in ("min_p", "presence_penalty", "frequency_penalty"):
+            row["sampling"] = {k: v for k, v in row["sampling"].items() if k != name} | ({} if absent else {name: None})
+        assert request_of(row, "A", [0]).sampling == sampling
 
     def test_some_samples_are_a_request_for_these(self) -> None:
         row = through(
