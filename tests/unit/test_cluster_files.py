@@ -80,6 +80,58 @@ def test_tokens_tls_and_no_root_are_the_default_on_kubernetes(kind: str) -> None
         assert container["resources"]["requests"] == container["resources"]["limits"]
 
 
+def workers(kind: str) -> list[dict[str, Any]]:
+    spec = of_kind(kind)["spec"]
+    cluster = spec.get("rayClusterSpec") or spec.get("rayClusterConfig") or spec
+    return list(cluster["workerGroupSpecs"])
+
+
+@pytest.mark.parametrize("kind", KUBERAY)
+def test_pods_can_write_what_lies_on_the_nodes_own_disk(kind: str) -> None:
+    """Kubernetes makes the folder of a hostPath for root alone, and fsGroup does not reach it."""
+    for group in workers(kind):
+        pod = group["template"]["spec"]
+        (cache,) = [volume["name"] for volume in pod["volumes"] if "hostPath" in volume]
+        (made,), (worker,) = pod["initContainers"], pod["containers"]
+        (mount,) = made["volumeMounts"]
+        assert mount["name"] == cache
+        assert mount in worker["volumeMounts"]
+        user = pod["securityContext"]
+        assert made["command"] == ["chown", f"{user['runAsUser']}:{user['runAsGroup']}", mount["mountPath"]]
+        assert made["image"] == worker["image"]
+        assert made["securityContext"] == {
+            "runAsNonRoot": False, "runAsUser": 0, "runAsGroup": 0, "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"], "add": ["CHOWN"]},
+        }  # fmt: skip
+        assert made["resources"]["requests"] == made["resources"]["limits"]
+
+
+@pytest.mark.parametrize("kind", KUBERAY)
+def test_nothing_promises_nodes_that_no_autoscaler_brings(kind: str) -> None:
+    for group in workers(kind):
+        assert group["minReplicas"] == group["replicas"] == group["maxReplicas"]
+
+
+def test_examples_ask_for_the_gpus_that_their_workers_have() -> None:
+    """A head is up before its workers: without a number a run takes what is there when it starts."""
+
+    def gpus(kind: str) -> int:
+        return sum(
+            int(container["resources"]["limits"]["nvidia.com/gpu"]) * group["replicas"]
+            for group in workers(kind) for container in group["template"]["spec"]["containers"]
+        )  # fmt: skip
+
+    job = load([w for w in of_kind("RayJob")["spec"]["entrypoint"].split()[4:] if "=" in w])
+    (service,) = yaml.safe_load(of_kind("RayService")["spec"]["serveConfigV2"])["applications"]
+    for kind, settings in (("RayJob", job), ("RayService", load(service["args"]["settings"]))):
+        assert settings.gpus == gpus(kind)
+        assert settings.cluster.node_wait_s > 0
+    commands = re.findall(r"^#   symoe submit .*$", (CLUSTER / "kuberay" / "raycluster.yaml").read_text(), re.MULTILINE)
+    assert [f" gpus={gpus('RayCluster')} " in command for command in commands] == [True]
+    for file in (CLUSTER / "launcher").glob("*.yaml"):
+        assert re.search(r"^#   symoe submit .* gpus=\d+ ", file.read_text(), re.MULTILINE), file.name
+
+
 def test_the_served_application_is_what_serve_takes() -> None:
     from ray.serve.schema import ServeDeploySchema
 
