@@ -1,4 +1,4 @@
-"""Question files as rows: JSON lists, JSON lines and Parquet, from a path or an http(s) address.
+"""Question files as rows: JSON lists, JSON lines and Parquet, from a path, an http(s) address or an object store.
 
 Whatever is wrong with a file is one `InputError` that names the file and the line, item or byte. A hub's address needs
 a reader that is handed in.
@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from symoe_ray.core import InputError
 from symoe_ray.hub_addresses import SCHEME
+from symoe_ray.storage import Storage, below
 
 TIMEOUT_S = 60.0
 
@@ -40,15 +41,18 @@ ReadHub = Callable[[str], list[Row]]
 def read_rows(source: str, read_hub: ReadHub | None = None) -> list[Row]:
     """All rows of a .json, .jsonl (or .ndjson) or .parquet file, or of an hf:// address, in their order; never empty.
 
+    An address that is neither http(s) nor hf is one of `Storage`, with the filesystem's options behind a question mark.
     Raises InputError for a missing, unreadable, empty or malformed file.
     """
     if source.startswith(SCHEME):
         assert read_hub is not None, "who reads task data hands in a reader of the hub"
         return read_hub(source)
-    suffix = PurePosixPath(urllib.parse.urlsplit(source).path if _is_address(source) else source).suffix.lower()
+    if "://" in source and not _is_web(source):
+        source = _with_options_last(source)
+    suffix = _suffix(urllib.parse.urlsplit(source).path if "://" in source else source)
     if suffix not in _READERS:
         raise InputError(f"{source}: unknown kind of file {suffix!r}; allowed: {', '.join(_READERS)}")
-    content = _fetch(source) if _is_address(source) else _read(source)
+    content = _fetch(source) if _is_web(source) else _read(source)
     if not content.strip():
         raise InputError(f"{source}: the file is empty")
     rows = _READERS[suffix](source, content)
@@ -57,13 +61,30 @@ def read_rows(source: str, read_hub: ReadHub | None = None) -> list[Row]:
     return rows
 
 
-def _is_address(source: str) -> bool:
+def _is_web(source: str) -> bool:
     return source.startswith(("http://", "https://"))
+
+
+def _suffix(path: str) -> str:
+    return PurePosixPath(path).suffix.lower()
+
+
+def _with_options_last(address: str) -> str:
+    """`s3://BUCKET/data?OPTIONS/FILE`, which ${data_dir}/FILE comes to, with the file in its place."""
+    folder, _, rest = address.partition("?")
+    options, slash, name = rest.rpartition("/")
+    return below(f"{folder}?{options}", name) if slash and _suffix(name) in _READERS else address
+
+
+def _stored(address: str) -> bytes:
+    path, mark, options = address.partition("?")
+    folder, _, name = path.rpartition("/")
+    return Storage(f"{folder}{mark}{options}").read_bytes(name)
 
 
 def _read(source: str) -> bytes:
     try:
-        return Path(source).expanduser().read_bytes()
+        return _stored(source) if "://" in source else Path(source).expanduser().read_bytes()
     except FileNotFoundError:
         raise InputError(f"{source}: no such file") from None
     except OSError as error:

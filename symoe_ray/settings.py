@@ -41,10 +41,11 @@ class TaskSettings:
     """A task: where its questions are and what its answers look like.
 
     `kind`: choice, integer, or auto (a question with options is a choice question). `validation` and `test` are files,
-    URLs or hf:// addresses (see `hub_addresses`), for which a task file may use `dataset` and `revision`; `demo` is
-    given instead of them for the generated task. `shuffle_choices` puts each question's options into an order that
-    follows from its content. `unnamed_options` is how many a choice question has that names none (0: an error).
-    `test_questions` and `validation_questions` are the published sizes (0: not published).
+    URLs, addresses of an object store (s3://BUCKET/FILE) or hf:// addresses (see `hub_addresses`), for which a task
+    file may use `dataset` and `revision`; `demo` is given instead of them for the generated task. `shuffle_choices`
+    puts each question's options into an order that follows from its content. `unnamed_options` is how many a choice
+    question has that names none (0: an error). `test_questions` and `validation_questions` are the published sizes (0:
+    not published).
     """
 
     name: str

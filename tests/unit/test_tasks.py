@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from symoe_ray import question_files
 from symoe_ray.core import InputError, Question
 from symoe_ray.options import split_options
 from symoe_ray.settings import FieldNames, TaskSettings
@@ -230,6 +231,45 @@ class TestFormats:
                 loaded(f"{address}/gone.json")
         with pytest.raises(InputError, match="cannot be fetched"):
             loaded(f"{address}/q.jsonl")
+
+    def test_an_address_of_a_filesystem_is_read_through_it(self, tmp_path: Path) -> None:
+        put(tmp_path / "q.jsonl", [SUM])
+        (tmp_path / "empty.json").touch()
+        assert loaded(f"file://{tmp_path}/q.jsonl").test[0].text == "What is 2+2?"
+        for name, message in (
+            ("gone.json", "gone.json: no such file"),
+            ("empty.json", "empty.json: the file is empty"),
+            ("q.txt", "q.txt: unknown kind of file '.txt'"),
+        ):
+            with pytest.raises(InputError, match=f"file://{tmp_path}/{message}"):
+                loaded(f"file://{tmp_path}/{name}")
+        with pytest.raises(InputError, match="is no folder that can be used"):
+            loaded("nosuch://bucket/q.json")
+
+    @pytest.mark.parametrize(
+        ("address", "expected"),
+        [
+            (
+                "s3://b/data?scheme=http&endpoint_override=h:9/q.json",
+                "s3://b/data/q.json?scheme=http&endpoint_override=h:9",
+            ),
+            ("s3://b/data?endpoint_override=http://h:9/q.json", "s3://b/data/q.json?endpoint_override=http://h:9"),
+            ("s3://b/q.json?endpoint_override=http://h:9", "s3://b/q.json?endpoint_override=http://h:9"),
+            ("s3://b/q.json", "s3://b/q.json"),
+        ],
+    )
+    def test_a_file_behind_the_options_of_its_folder_is_in_that_folder(
+        self, address: str, expected: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[str] = []
+
+        def stored(place: str) -> bytes:
+            asked.append(place)
+            return json.dumps([SUM]).encode()
+
+        monkeypatch.setattr(question_files, "_stored", stored)
+        assert loaded(address).test[0].text == "What is 2+2?"
+        assert asked == [expected]
 
 
 class Serving:
