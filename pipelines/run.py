@@ -189,6 +189,7 @@ def open_manifest(storage: Storage, settings: Settings, *, restart: bool) -> dic
         attempts = storage.read_json(MANIFEST, {"attempts": 0})["attempts"]  # those before stay fenced off
         _delete_run(storage)
     manifest: dict[str, Any] = storage.read_json(MANIFEST, {})
+    check_same(storage, manifest, settings)
     facts = generation_facts(settings)
     if not manifest:
         return {
@@ -202,15 +203,26 @@ def open_manifest(storage: Storage, settings: Settings, *, restart: bool) -> dic
         }
     if not manifest["requests"]:
         return manifest | {"generation": facts}
-    old = manifest["generation"]
     plain = storage_view(facts)
-    if changed := _changed(old, plain):
-        lines = [f"  {key}: {old.get(key, 'absent')!r} -> {plain.get(key, 'absent')!r}"[:200] for key in changed]
+    return manifest | {"generation": manifest["generation"] | plain}  # an expert that is away stays known
+
+
+def check_same(storage: Storage, manifest: Mapping[str, Any], settings: Settings) -> None:
+    """InputError with the differences where other settings have generated a run's rows."""
+    if changed := other_settings(manifest, settings):
+        lines = [f"  {key}: {then!r} -> {now!r}"[:200] for key, (then, now) in changed.items()]
         raise InputError(
-            f"run {storage.uri} was generated with other settings; use another --run, or --restart to delete it and "
-            "start over:\n" + "\n".join(lines[:20])
+            f"run {storage.uri} was generated with other settings, listed below (then -> now): give the same as then, "
+            "or --restart to delete the run and start over, or another --run:\n" + "\n".join(lines[:20])
         )
-    return manifest | {"generation": old | plain}  # what an expert that is away was generated with stays known
+
+
+def other_settings(manifest: Mapping[str, Any], settings: Settings) -> dict[str, tuple[object, object]]:
+    """What a run's rows were generated with and these settings have otherwise: key -> (then, now)."""
+    if not manifest or not manifest["requests"]:
+        return {}
+    old, new = manifest["generation"], storage_view(generation_facts(settings))
+    return {key: (old.get(key, "absent"), new.get(key, "absent")) for key in _changed(old, new)}
 
 
 def _changed(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:

@@ -22,7 +22,7 @@ from pipelines import (
 from pipelines.opening import check_engines, opened
 from pipelines.progress import Display
 from pipelines.report import write_report
-from pipelines.run import MANIFEST, Run, run_uri, settings_of
+from pipelines.run import MANIFEST, Run, check_same, other_settings, run_uri, settings_of
 from pipelines.signals import DONE, TOO_MANY_FAILURES, Signals
 from symoe_ray.config import load, to_yaml
 from symoe_ray.results import accuracy_table
@@ -77,7 +77,7 @@ def run_stages(options: argparse.Namespace, overrides: list[str], signals: Signa
     uri = run_uri(settings, options.run or f"{settings.task.name}-{settings.pool.name}")
     wanted = list(STAGES) if options.command == "run" else [options.command]
     if options.dry_run:
-        return _dry_run(settings, uri, wanted, display)
+        return _dry_run(settings, uri, wanted, display, restart=options.restart)
     with opened(settings, uri, display, signals, restart=options.restart, retry_failed=options.retry_failed) as run:
         questions.run_stage(run)
         made: Any = None
@@ -109,19 +109,39 @@ def _too_many(failed: int, allowed: int) -> int:
 
 
 def _settings(options: argparse.Namespace, overrides: list[str]) -> Settings:
-    """A single stage, and any command on an imported run, takes the run's own settings, with the given ones on top."""
+    """A single stage, and any command on an imported run, takes the run's own settings, with the given ones on top.
+
+    So does `run` where neither a task nor a pool is named and the default ones cannot be this run's.
+    """
     if options.run is None:
         return load(overrides)
     storage = Storage(run_uri(load([o for o in overrides if o.startswith("output_dir=")]), options.run))
-    own = options.command != "run" or "imported" in storage.read_json(MANIFEST, {})
-    return (settings_of(storage, overrides) if own else None) or load(overrides)
+    manifest = storage.read_json(MANIFEST, {})
+    if options.command != "run" or "imported" in manifest:
+        return settings_of(storage, overrides) or load(overrides)
+    given = load(overrides)
+    if options.restart or _names_a_group(overrides) or not other_settings(manifest, given):
+        return given
+    own = settings_of(storage, overrides) or given
+    if not other_settings(manifest, own):
+        print(f"symoe: run {storage.uri} goes on with its own settings (no task= or pool= is given)", file=sys.stderr)
+    return own
 
 
-def _dry_run(settings: Settings, uri: str, wanted: list[str], display: Display) -> int:
+def _names_a_group(overrides: list[str]) -> bool:
+    return any(override.removeprefix("++").startswith(("task=", "pool=")) for override in overrides)
+
+
+def _dry_run(settings: Settings, uri: str, wanted: list[str], display: Display, *, restart: bool) -> int:
+    storage = Storage(uri)
+    manifest = {} if restart else storage.read_json(MANIFEST, {})
+    check_same(storage, manifest, settings)
     data = questions.load_questions(settings)
     for warning in data.warnings:
         display.say(f"warning: {warning}")
     display.say(f"run {uri}: {len(data.validation)} validation and {len(data.test)} test questions")
     display.say(f"experts: {', '.join(e.name for e in settings.pool.experts)}; annotator {settings.annotator_name}")
     display.say(f"stages: {', '.join(wanted)}; k={settings.k}, seeds {', '.join(map(str, settings.all_seeds))}")
+    if done := manifest.get("stages"):
+        display.say(f"done before, and again only where what it follows from has changed: {', '.join(done)}")
     return DONE

@@ -275,9 +275,56 @@ class TestRuns:
         first, *lines = said.err.splitlines()
         assert (said.code, said.out) == (signals.USAGE, "")
         here = Path("here").resolve()
-        assert f"run {here} was generated with other settings; use another --run, or --restart to delete it" in first
+        assert f"run {here} was generated with other settings, listed below" in first
+        assert first.endswith("give the same as then, or --restart to delete the run and start over, or another --run:")
         assert lines == ["  max_tokens: 0 -> 9"]
+        tried = symoe(*given, "--dry-run")
+        assert (tried.code, tried.err, tried.out) == (said.code, said.err, said.out)
+        assert symoe(*given, "--dry-run", "--restart").refusal().startswith("test.json, line 1")
         assert "test.json, line 1" in symoe(*given, "--restart").refusal()
+
+    def generated(self, symoe: Command, *settings: str) -> None:
+        """./here as a run of a task and a pool of its own, of which requests have been made."""
+        pool = "name: p\nexperts: [{name: A, model: m}, {name: B, model: n}]\n"
+        Path("pool.yaml").write_text(pool)
+        Path("task.yaml").write_text("name: mine\nvalidation: validation.json\ntest: test.json\n")
+        files()
+        symoe("annotate", "task=task.yaml", "pool=pool.yaml", "engine.kind=fake", *settings, "--run", "./here")
+        manifest = json.loads(Path("here/manifest.json").read_text())
+        manifest["requests"] = {"annotate": {"inputs": "x", "files": []}}
+        Path("here/manifest.json").write_text(json.dumps(manifest))
+
+    def test_a_run_that_is_named_alone_goes_on_with_its_own_settings(self, symoe: Command) -> None:
+        self.generated(symoe, "k=2")
+        said = symoe("run", "--run", "./here", "temperature=0.25", "--dry-run")
+        here = Path("here").resolve()
+        assert said.code == signals.DONE
+        assert said.err == f"symoe: run {here} goes on with its own settings (no task= or pool= is given)\n"
+        assert "experts: A, B; annotator A" in said.out
+        assert "k=2" in said.out
+        assert said.out.splitlines()[-1].endswith("has changed: questions")
+        printed = symoe("run", "--run", "./here", "temperature=0.25", "--print-config").out
+        Path("saved.yaml").write_text(printed)
+        assert (load(base=Path("saved.yaml")).temperature, load(base=Path("saved.yaml")).task.name) == (0.25, "mine")
+
+    @pytest.mark.parametrize("given", ["task=demo", "pool=tiny", "++pool=tiny"])
+    def test_a_run_whose_task_or_pool_is_named_takes_no_others(self, given: str, symoe: Command) -> None:
+        self.generated(symoe)
+        said = symoe("run", given, "engine.kind=fake", "--run", "./here", "--dry-run")
+        assert (said.code, said.out) == (signals.USAGE, "")
+        assert said.err.splitlines()[0].startswith(f"symoe: run {Path('here').resolve()} was generated with other")
+        restarted = symoe("run", "engine.kind=fake", "--run", "./here", "--dry-run", "--restart")
+        assert (restarted.code, restarted.err) == (signals.DONE, "")
+        assert "done before" not in restarted.out
+
+    def test_a_run_of_the_default_task_grows_when_its_limit_is_left_out(self, symoe: Command) -> None:
+        symoe("annotate", "engine.kind=fake", "--limit", "5", "--run", "./here")
+        manifest = json.loads(Path("here/manifest.json").read_text())
+        manifest["requests"] = {"annotate": {"inputs": "x", "files": []}}
+        Path("here/manifest.json").write_text(json.dumps(manifest))
+        said = symoe("run", "engine.kind=fake", "--run", "./here", "--dry-run")
+        assert (said.code, said.err) == (signals.DONE, "")
+        assert "180 validation and 120 test questions" in said.out
 
     @pytest.mark.parametrize("name", ["file/run", "file"])
     def test_a_folder_that_cannot_be_made_is_named(self, name: str, symoe: Command) -> None:
