@@ -134,10 +134,10 @@ class OnlinePool(SlotPool):
     def _wait_s(self, queue: Queue) -> float:
         slots = [s for s in self._slots.values() if s.available and self._serves(s, queue.key)]
         capacity = max((self._view(s, {}).capacity for s in slots), default=1)
-        views = self._choice(slots[0], self._views())[0] if slots else {}
+        views = self._choice(slots[0], self._views()) if slots else {}
         return admission_wait_s(queue.key, views, self._costs.costs(), slots=max(1, len(slots)), capacity=capacity)
 
-    def _dispatch(self) -> None:
+    def _decide_all(self) -> None:
         for slot in self._slots.values():
             if slot.promised and not self._queues[slot.promised].waiting:
                 slot.promised = ""
@@ -150,8 +150,14 @@ class OnlinePool(SlotPool):
 
     def _decide(self, slot: SlotState) -> Lease | Prepare | None:
         """What a slot should do next."""
-        views, slots = self._choice(slot, self._views())
-        return decide(self._view(slot, self._queues), views, self._costs.costs(), slots=slots, online=self._policy)
+        seen, views = self._view(slot, self._queues), self._choice(slot, self._views())
+        return decide(seen, views, self._costs.costs(), slots=self._peers()[slot.serves], online=self._policy)
+
+    def _cannot_decide(self, error: Exception) -> None:
+        for queue in self._queues.values():
+            for waiting in queue.take(queue.rows):
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(error)
 
     def _ask(self, slot: SlotState) -> None:
         """Do what is decided, again and again, until there is nothing more to do."""

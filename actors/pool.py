@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -78,12 +79,13 @@ class EnginePool(SlotPool):
         await self._commits.flush()
         await super().stop()
 
-    def _dispatch(self) -> None:
+    def _decide_all(self) -> None:
         stage = self._stage
         if stage is None or stage.error is not None:
             return
-        for view in ask_order([self._view(s, stage.groups) for s in self._slots.values()], self._group_views(stage)):
-            self._ask(stage, self._slots[view.id])
+        views, peers = self._group_views(stage), self._peers()
+        for view in ask_order([self._view(s, stage.groups) for s in self._slots.values()], views):
+            views = self._ask(stage, self._slots[view.id], views, peers)
         if any(self._orphaned(key) for key in self._waited_for(stage)):
             self._abandon(stage, ResourceError("no slot is left: every slot actor has died and none came back"))
         self._try_suspects(stage)
@@ -92,11 +94,13 @@ class EnginePool(SlotPool):
             stage.failing = True
             self._spawn(self._fail_doomed(stage))
 
-    def _ask(self, stage: StageState, slot: SlotState) -> None:
-        """Have decided, again and again, what a slot does next."""
+    def _ask(
+        self, stage: StageState, slot: SlotState, views: Mapping[str, GroupView], peers: Mapping[str, int]
+    ) -> Mapping[str, GroupView]:
+        """Have decided, again and again, what a slot does next; the groups as they are then."""
         while not slot.alone:
-            views, slots = self._choice(slot, self._group_views(stage))
-            decision = decide(self._view(slot, stage.groups), views, self._costs.costs(), slots=slots, then=stage.then)
+            seen, costs = self._view(slot, stage.groups), self._costs.costs()
+            decision = decide(seen, self._choice(slot, views), costs, slots=peers[slot.serves], then=stage.then)
             match decision:
                 case Lease():
                     self._grant(stage, slot, decision)
@@ -104,7 +108,13 @@ class EnginePool(SlotPool):
                     slot.promised = key
                     self._spawn(self._prepare(slot, stage.groups[key].waiting[0].expert))
                 case None:
-                    return
+                    break
+            views = self._group_views(stage)
+        return views
+
+    def _cannot_decide(self, error: Exception) -> None:
+        if self._stage is not None:
+            self._abandon(self._stage, _unexpected("scheduling", error))
 
     def _grant(self, stage: StageState, slot: SlotState, lease: Lease) -> None:
         chunk, rest = stage.groups[lease.key].take(lease.rows)
@@ -325,13 +335,16 @@ class EnginePool(SlotPool):
         stage.finished.set()
 
     def _group_views(self, stage: StageState) -> Mapping[str, GroupView]:
-        slots = [s for s in self._slots.values() if s.available]
-        hosts = [key for s in slots for key in {s.key, s.promised}]
+        hosts, starting = Counter[str](), Counter[str]()
+        for slot in self._slots.values():
+            if slot.available:
+                hosts.update({slot.key, slot.promised})
+                if not slot.loaded:
+                    starting[slot.key] += slot.rows
         views = {
             key: GroupView(
                 key=key, rows=group.rows, tokens=group.tokens, running_rows=group.running_rows,
-                hosts=hosts.count(key), shape=self._costs.shape(key),
-                starting_rows=sum(s.rows for s in slots if s.key == key and not s.loaded),
+                hosts=hosts[key], shape=self._costs.shape(key), starting_rows=starting[key],
                 tensor_parallel_size=self._sizes[key][0] if self._on_gpus else 1,
             )
             for key, group in stage.groups.items()

@@ -35,6 +35,7 @@ from symoe_ray.storage import Storage
 SLOT_START_TIMEOUT_S = 600.0
 WATCH_S = 1.0
 SURVEY_S = 2.0
+REST = 4.0  # times as long as it took to decide, nothing is decided
 EVENT_OF_TIER = {"reload": "reload", "lora": "reload", "wake": "wake"}
 CPU_CAPACITY = 32
 GPU_CAPACITY = 256
@@ -67,7 +68,9 @@ class LeaseLostError(Exception):
 class SlotPool(ABC):
     """Runs on the cluster as a Ray actor and owns the slot actors: Ray ends them with it.
 
-    What is done with the slots is the subclass's: `_dispatch` is called whenever that may have changed.
+    What is done with the slots is the subclass's: `_dispatch` is called whenever that may have changed, and
+    `_decide_all` follows. What changes meanwhile is looked at once, and the looking takes a fifth of the loop's time at
+    most, however many slots there are.
     """
 
     def __init__(self, config: PoolConfig) -> None:
@@ -85,10 +88,34 @@ class SlotPool(ABC):
         self._events = EventLog(self._storage, config.epoch, config.started)
         self._swaps: Counter[str] = Counter()
         self._servers = remote_slots(config.experts)
+        self._served: dict[str, frozenset[str]] = {}
+        self._deciding: asyncio.TimerHandle | None = None
+        self._decided_until = 0.0
 
     @abstractmethod
-    def _dispatch(self) -> None:
+    def _decide_all(self) -> None:
         """Give the slots what there is to do."""
+
+    @abstractmethod
+    def _cannot_decide(self, error: Exception) -> None:
+        """End what waits for a decision: `_decide_all` has raised this."""
+
+    def _dispatch(self) -> None:
+        """Something has changed: decide soon."""
+        if self._deciding is None:
+            loop = asyncio.get_running_loop()
+            self._deciding = loop.call_at(max(loop.time(), self._decided_until), self._decide_now)
+
+    def _decide_now(self) -> None:
+        self._deciding = None
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            self._decide_all()
+        except Exception as error:  # nobody else would hear of it
+            self._cannot_decide(error)
+        ended = loop.time()
+        self._decided_until = ended + REST * (ended - began)
 
     def _label(self) -> str:
         """The stage that events belong to."""
@@ -126,6 +153,8 @@ class SlotPool(ABC):
 
     async def stop(self) -> None:
         """End all engines and slots."""
+        if self._deciding is not None:
+            self._deciding.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*(s.actor.stop.remote() for s in self._slots.values()), return_exceptions=True)
@@ -233,10 +262,17 @@ class SlotPool(ABC):
         """Those of these experts that a slot may work for."""
         return [name for name in experts if self._serves(slot, self._experts[name].engine_key)]
 
-    def _choice(self, slot: SlotState, views: Mapping[str, GroupView]) -> tuple[dict[str, GroupView], int]:
-        """What `decide` is to choose from for a slot, and how many available slots share that."""
-        peers = sum(s.available for s in self._slots.values() if s.serves == slot.serves)
-        return {key: view for key, view in views.items() if self._serves(slot, key)}, peers
+    def _choice(self, slot: SlotState, views: Mapping[str, GroupView]) -> Mapping[str, GroupView]:
+        """What `decide` is to choose from for a slot."""
+        served = self._served.get(slot.info.id)
+        if served is None:
+            served = frozenset(key for key in self._sizes if self._serves(slot, key))
+            self._served[slot.info.id] = served
+        return views if served >= views.keys() else {key: view for key, view in views.items() if key in served}
+
+    def _peers(self) -> Counter[str]:
+        """How many available slots share what there is to choose from: the engines, or a server's requests."""
+        return Counter(s.serves for s in self._slots.values() if s.available)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run it beside, outside the call that led to it: what that has begun may be cancelled with it by Ray."""

@@ -121,10 +121,12 @@ async def granted(pool: OnlinePool, *tickets: Ticket) -> list[Grant | Refusal]:
     return list(await asyncio.gather(*(pool.reserve(t) for t in tickets)))
 
 
-async def settle() -> None:
-    """Let everything that can happen now happen."""
+async def settle(pool: OnlinePool) -> None:
+    """Let everything that can happen now happen, a decision that is due included."""
     for _ in range(50):
         await asyncio.sleep(0)
+        while pool._deciding is not None:
+            await asyncio.sleep(0)
 
 
 def test_questions_that_arrive_together_share_a_load(play: Callable[..., None]) -> None:
@@ -132,7 +134,7 @@ def test_questions_that_arrive_together_share_a_load(play: Callable[..., None]) 
         order = "ABABAB"
         waiting = [asyncio.create_task(pool.reserve(ticket(i, e))) for i, e in enumerate(order)]
         while not all(w.done() for w in waiting):
-            await settle()
+            await settle(pool)
             for i, w in enumerate(waiting):
                 if w.done():
                     pool.release(f"t{i}", 10)
@@ -147,7 +149,7 @@ def test_where_there_is_a_slot_for_each_engine_nothing_is_swapped(play: Callable
             tickets = [ticket(10 * round_ + i, e) for i, e in enumerate("ABCAAAAAA")]
             tasks = [asyncio.create_task(pool.reserve(t)) for t in tickets]
             while not all(t.done() for t in tasks):
-                await settle()
+                await settle(pool)
                 for t, task in zip(tickets, tasks, strict=True):
                     if task.done():
                         pool.release(t.id, 5)
@@ -160,10 +162,10 @@ def test_an_engine_takes_no_more_than_its_capacity(play: Callable[..., None]) ->
     async def test(pool: OnlinePool, _: Slots) -> None:
         await granted(pool, ticket(0, "A"))
         waiting = [asyncio.create_task(pool.reserve(ticket(i, "A"))) for i in range(1, 7)]
-        await settle()
+        await settle(pool)
         assert sum(w.done() for w in waiting) == CAPACITY - 1
         pool.release("t0")
-        await settle()
+        await settle(pool)
         assert sum(w.done() for w in waiting) == CAPACITY
 
     play(test)
@@ -173,7 +175,7 @@ def test_an_engine_is_not_taken_away_under_its_work(play: Callable[..., None]) -
     async def test(pool: OnlinePool, slots: Slots) -> None:
         await granted(pool, ticket(0, "A"))
         other = asyncio.create_task(pool.reserve(ticket(1, "B")))
-        await settle()
+        await settle(pool)
         assert not other.done()
         assert [e for _, e in slots.loads] == ["A"]
         pool.release("t0", 10)
@@ -196,7 +198,7 @@ def test_who_has_waited_long_enough_gets_the_next_engine(play: Callable[..., Non
                 pool.release(f"t{number}" if number > 1 else "t0", 1)
                 number += 1
                 late = asyncio.create_task(pool.reserve(ticket(number + 1, "A")))
-        await settle()
+        await settle(pool)
         assert not late.done(), "a slot that is promised to B takes no more for A"
         assert not other.done()
         pool.release(f"t{number}" if number > 1 else "t0", 1)
@@ -210,13 +212,13 @@ def test_a_ticket_may_be_given_back_before_it_is_granted(play: Callable[..., Non
     async def test(pool: OnlinePool, slots: Slots) -> None:
         await granted(pool, ticket(0, "A"))
         other = asyncio.create_task(pool.reserve(ticket(1, "B")))
-        await settle()
+        await settle(pool)
         pool.release("t1")
         with pytest.raises(asyncio.CancelledError):
             await other
         pool.release("t0")
         pool.release("t0")
-        await settle()
+        await settle(pool)
         assert [e for _, e in slots.loads] == ["A"]
         assert all(q.waiting == q.running == 0 for q in (await pool.status()).queues)
 
@@ -227,11 +229,11 @@ def test_whoever_no_longer_waits_gives_the_place_back(play: Callable[..., None])
     async def test(pool: OnlinePool, slots: Slots) -> None:
         await granted(pool, *(ticket(i, "A") for i in range(CAPACITY)))
         same, other = (asyncio.create_task(pool.reserve(ticket(*t))) for t in ((10, "A"), (11, "B")))
-        await settle()
+        await settle(pool)
         pool.release("t0")
         same.cancel()  # it has been granted and has not heard of it
         other.cancel()
-        await settle()
+        await settle(pool)
         assert (same.cancelled(), other.cancelled()) == (True, True)
         assert [(q.waiting, q.running) for q in (await pool.status()).queues] == [(0, CAPACITY - 1), (0, 0), (0, 0)]
         assert [e for _, e in slots.loads] == ["A"]
@@ -248,7 +250,7 @@ def test_a_ticket_may_be_given_back_while_its_engine_loads(play: Callable[..., N
 
     async def test(pool: OnlinePool, _: Slots) -> None:
         task = asyncio.create_task(pool.reserve(ticket(0, "A")))
-        await settle()
+        await settle(pool)
         pool.release("t0")
         held.set()
         assert isinstance(await pool.reserve(ticket(1, "B")), Grant)
@@ -263,7 +265,7 @@ def test_a_queue_has_a_bound(play: Callable[..., None]) -> None:
     async def test(pool: OnlinePool, _: Slots) -> None:
         await granted(pool, *(ticket(i, "A") for i in range(CAPACITY)))
         tasks = [asyncio.create_task(pool.reserve(ticket(10 + i, "A"))) for i in range(3)]
-        await settle()
+        await settle(pool)
         refused = await pool.reserve(ticket(20, "A", rows=6))
         assert isinstance(refused, Refusal)
         assert refused.kind == "overloaded"
@@ -278,7 +280,7 @@ def test_nobody_is_let_in_who_would_wait_too_long(play: Callable[..., None]) -> 
         assert pool.admit("A") is None
         await granted(pool, *(ticket(i, "A", tokens=4000) for i in range(CAPACITY)))
         tasks = [asyncio.create_task(pool.reserve(ticket(10 + i, "A", tokens=4000))) for i in range(500)]
-        await settle()
+        await settle(pool)
         refused = pool.admit("A")
         assert refused is not None
         assert (refused.kind, refused.retry_after_s > 0) == ("overloaded", True)
