@@ -11,10 +11,11 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from actors.checkpoints import read_json
 from actors.engine_arguments import argument_problem
 from actors.models import PACKAGE, found, kv_bytes_per_token, weight_bytes
 from actors.nvml import driver_cuda
-from actors.platform import cpu_kv_bytes
+from actors.platform import cpu_kv_bytes, visible_gpus
 from actors.remote_check import look_at_server
 from symoe_ray.core import ExpertSpec, ResourceError
 from symoe_ray.findings import Finding
@@ -36,6 +37,7 @@ def inspect_machine(settings: Settings) -> list[Finding]:
         found.append(_cuda(_torch_cuda()))
     if not gpus:
         found.append(Finding(what="gpu", value=f"none: engine.slots={settings.engine.slots} engine(s) on the CPU"))
+    found += _asked_gpus(settings, len(gpus))
     memory, disk = _available_memory(), shutil.disk_usage(Path(settings.output_dir).absolute().anchor).free
     found.append(Finding(what="cpu cores", value=str(os.cpu_count())))
     found.append(Finding(what="memory available", value=f"{memory / GIB:.1f} GiB"))
@@ -118,6 +120,33 @@ def _available_memory() -> int:
     return 0
 
 
+def _asked_gpus(settings: Settings, here: int) -> list[Finding]:
+    """What is wrong where a run on this machine alone asks for more GPUs than Ray would find."""
+    if not settings.pool.local or settings.engine.kind == "fake":
+        return []
+    there = min(here, visible_gpus()) if "CUDA_VISIBLE_DEVICES" in os.environ else here
+    if settings.gpus <= there:
+        return []
+    from actors.cluster import is_own_cluster  # which imports Ray
+
+    if not is_own_cluster(settings):
+        return []
+    advice = "a run would end with exit code 4: lower gpus, or join a cluster that has them (cluster=auto)"
+    value = f"gpus={settings.gpus} was asked for, but this machine has {there}"
+    return [Finding(what="gpus", value=value, fine=False, advice=advice)]
+
+
+def _own_code(folder: Path) -> str:
+    """A remark on a model whose files name Python code beside them, "" for others."""
+    files = [name for name in ("config.json", "tokenizer_config.json") if "auto_map" in read_json(folder / name)]
+    if not files:
+        return ""
+    return (
+        f"{' and '.join(files)}: auto_map names Python code in the model's folder: if its load asks for it, read that "
+        "code, then set trust_remote_code and the revision you have read"
+    )
+
+
 def _expert(spec: ExpertSpec, room: int, on_gpu: bool, settings: Settings) -> Finding:
     what = f"expert {spec.name}"
     if settings.engine.kind == "vllm" and (problem := argument_problem(spec)):
@@ -128,6 +157,7 @@ def _expert(spec: ExpertSpec, room: int, on_gpu: bool, settings: Settings) -> Fi
             return Finding(what=what, value=f"{spec.model}: will be prepared at its first use")
         weights = weight_bytes(folder) + (weight_bytes(adapter) if adapter else 0)
         per_token = kv_bytes_per_token(folder)
+        code = "" if spec.trust_remote_code else _own_code(folder)
     except ResourceError as error:
         return Finding(what=what, value="model not here", fine=False, advice=str(error))
     cache = spec.max_model_len * per_token if on_gpu else cpu_kv_bytes(spec, settings.engine, per_token)
@@ -135,7 +165,7 @@ def _expert(spec: ExpertSpec, room: int, on_gpu: bool, settings: Settings) -> Fi
     name = f"{spec.model} with adapter {spec.lora}" if spec.lora else spec.model
     value = f"{name}: {weights / GIB:.2f} GiB of weights, about {need / GIB:.1f} GiB with one full context"
     if need <= room:
-        return Finding(what=what, value=value)
+        return Finding(what=what, value=value, advice=code)
     advice = f"{room / GIB:.1f} GiB are free: lower max_model_len, raise tensor_parallel_size, or use a quantised model"
     return Finding(what=what, value=value, fine=False, advice=advice)
 
