@@ -124,21 +124,27 @@ class _Log:
 @contextmanager
 def _translated() -> Iterator[None]:
     """What Ray's job client raises, as one of our own errors."""
-    from ray.exceptions import RayError
+    from ray.exceptions import AuthenticationError, RayError
 
     try:
         yield
-    except ConnectionError as error:
-        raise ResourceError(
-            f"no Ray job server answers at {os.environ.get('RAY_API_SERVER_ADDRESS') or ADDRESS} (--address): "
-            f"{_line(error)}"
-        ) from error
-    except RayError as error:  # AuthenticationError
-        raise ResourceError(f"the Ray cluster refuses: {_line(error)}") from error
+    except AuthenticationError as error:
+        raise ResourceError(f"the Ray cluster at {_where()} refuses: {_line(error)}") from error
+    except (ConnectionError, RayError) as error:
+        raise ResourceError(f"no Ray job server answers at {_where()}: {_line(error)}") from error
     except (RuntimeError, ValueError) as error:
-        name = type(error).__name__
+        name = f"the Ray job server at {_where()}: {type(error).__name__}"
         wrong = isinstance(error, ValueError) or "does not exist" in str(error) or "already exists" in str(error)
         raise (InputError if wrong else ResourceError)(f"{name}: {_line(error)}") from error
+
+
+def _where() -> str:
+    """The address that Ray's job client takes, and what it takes it from."""
+    if address := os.environ.get("RAY_API_SERVER_ADDRESS"):
+        return f"{address} (--address or RAY_API_SERVER_ADDRESS)"
+    if address := os.environ.get("RAY_ADDRESS"):
+        return f"{address} (environment variable RAY_ADDRESS)"
+    return f"{ADDRESS} (name another with --address)"
 
 
 def _line(error: Exception) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pathspec import PathSpec
 
-from actors.jobs import STAYS_HERE, Ended, _Log
+from actors.jobs import STAYS_HERE, Ended, _Log, _translated
 from pipelines import submit
 from pipelines.cli import main
+from symoe_ray.core import InputError, ResourceError
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +50,29 @@ def test_what_is_refused_before_anything_is_sent(
 ) -> None:
     assert main(["submit", *arguments]) == code
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("variables", "where"),
+    [
+        ({"RAY_ADDRESS": "http://127.0.0.1:9"}, "http://127.0.0.1:9 (environment variable RAY_ADDRESS)"),
+        (
+            {"RAY_ADDRESS": "http://127.0.0.1:8", "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9"},
+            "http://127.0.0.1:9 (--address or RAY_API_SERVER_ADDRESS)",
+        ),
+        ({}, "http://127.0.0.1:8265 (name another with --address)"),
+    ],
+)
+def test_an_address_that_does_not_answer_is_named_with_what_it_is_from(
+    variables: dict[str, str], where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ResourceError, match=re.escape(f"no Ray job server answers at {where}: refused")), _translated():
+        raise ConnectionError("refused")
+    with pytest.raises(InputError, match=re.escape(f"the Ray job server at {where}: ValueError: bad")), _translated():
+        raise ValueError("bad")
 
 
 class Jobs:
