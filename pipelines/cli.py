@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -74,7 +75,15 @@ def _parser() -> argparse.ArgumentParser:
         "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 more failed rows than max_failures, "
         "4 resources missing, 130 and 143 interrupted (resumable).",
     )
+    parser.add_argument("--version", action="version", version=f"symoe {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(commands)
     return parser
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("symoe-ray")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"

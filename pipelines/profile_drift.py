@@ -113,7 +113,7 @@ def _line(row: Mapping[str, Any]) -> tuple[str, ...]:
     def percent(value: float | None) -> str:
         return "-" if value is None else f"{100 * value:.1f}%"
 
-    skills = [f"{s['skill']} {s['score_a']:+.0f} to {s['score_b']:+.0f}" for s in row["skills"][:SKILLS_SHOWN]]
+    skills = [f"{s['skill']} {s['score_a']:+.0f} -> {s['score_b']:+.0f}" for s in row["skills"][:SKILLS_SHOWN]]
     p_values = [p_text(row[name]) if row[name] is not None else "-" for name in ("mcnemar_p", "mcnemar_p_holm")]
     return (
         row["expert"], percent(row["accuracy_a"]), percent(row["accuracy_b"]), str(row["shared"]), str(row["lost"]),

@@ -199,5 +199,9 @@ def _integers(row: Row, names: FieldNames, value: object) -> list[str]:
         value = int(value)
     parts = [part.strip() for part in re.split(r"\bor\b", _REMARK.sub("", _plain(value)))]
     if not all(_INTEGER.fullmatch(part) or _THOUSANDS.fullmatch(part) for part in parts):
-        raise InputError(f"{row.place}: gold {_plain(value)!r} in {names.gold!r} is not an integer")
+        raise InputError(
+            f"{row.place}: gold {_plain(value)!r} in {names.gold!r} is not an integer: a question without options is "
+            'graded by an integer (17, "1,024", "080 or 081"), one with options by a letter or an option\'s text; '
+            "nothing else can be graded"
+        )
     return [str(int(part.replace(",", ""))) for part in parts]

@@ -84,8 +84,8 @@ class PoolSettings:
 class ClusterSettings:
     """Where Ray runs. `address`: "local" starts a cluster for this run, "auto" joins the one that is there.
 
-    `node_wait_s`: how long the GPUs that `gpus` asks for are waited for at the start, and later a node where none is left
-    with a slot for some expert.
+    `node_wait_s`: how long the GPUs that `gpus` asks for are waited for at the start, and later a node where none is
+    left with a slot for some expert.
     """
 
     name: str = "local"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.metadata
 import json
 import signal
 import sys
@@ -237,6 +238,10 @@ class TestSettings:
     @pytest.mark.parametrize("arguments", [(), ("runn",)])
     def test_no_or_an_unknown_command_is_wrong_usage(self, arguments: tuple[str, ...], symoe: Command) -> None:
         assert symoe(*arguments).code == signals.USAGE
+
+    def test_the_version_is_that_of_the_package(self, symoe: Command) -> None:
+        said = symoe("--version")
+        assert (said.code, said.out) == (signals.DONE, f"symoe {importlib.metadata.version('symoe-ray')}\n")
 
     def test_a_limit_below_nothing_is_refused(self, symoe: Command) -> None:
         assert "limit is -1" in symoe("run", "--limit", "-1").refusal()

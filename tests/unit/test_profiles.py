@@ -139,6 +139,7 @@ def test_drift_is_paired_by_question_and_adjusted_over_experts(tmp_path: Path) -
     assert a["changed"] == {"revision": {"a": ["r1"], "b": ["r2"]}}
     assert a["skills"][0] == {"skill": "algebra", "score_a": 2, "score_b": -2, "asked_a": 2, "asked_b": 2}
     assert (found["only_in_a"], found["only_in_b"]) == (["gone"], ["new"])
+    assert "algebra +2 -> -2" in drift_table(found)
     assert "revision was r1, is r2" in drift_table(found)
 
 

@@ -307,7 +307,8 @@ def _bad_items() -> Iterator[tuple[object, str, list[str]]]:
     yield {**COLOUR, "choices": ["red", None]}, "auto", ["'choices' must be a list"]
     yield {**COLOUR, "choices": {"A": "red", "C": "blue"}}, "auto", ["A, B, C", "A, C"]
     yield {**COLOUR, "choices": [str(i) for i in range(27)]}, "auto", ["27 options", "26"]
-    yield {**SUM, "gold_answer": "four"}, "integer", ["gold 'four'", "not an integer"]
+    graded = 'by an integer (17, "1,024", "080 or 081"), one with options by a letter or an option\'s text'
+    yield {**SUM, "gold_answer": "four"}, "integer", ["gold 'four'", "not an integer", graded]
     yield {**SUM, "gold_answer": "3.5"}, "integer", ["gold '3.5'", "not an integer"]
     yield {**SUM, "gold_answer": True}, "integer", ["gold 'True'", "not an integer"]
     yield {**SUM, "kind": "number"}, "auto", ["'number'", "choice, integer"]
