@@ -174,7 +174,8 @@ class OnlinePool(SlotPool):
             slot.key, slot.loaded, slot.promised = lease.key, False, ""
         now = time.monotonic()
         if not slot.leases:
-            slot.measured_at = now
+            slot.measure_from_now()
+        slot.count()
         slot.leased_at = now
         taken = queue.take(lease.rows)
         for waiting in taken:
@@ -219,6 +220,7 @@ class OnlinePool(SlotPool):
                 queue.waiting.appendleft(waiting)
 
     def _free(self, slot: SlotState, ticket: Ticket) -> None:
+        slot.count()
         del slot.leases[ticket.id]
         self._queue(ticket.expert).running_rows -= ticket.rows
         if not slot.leases and slot.state != "lost":

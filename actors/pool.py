@@ -18,6 +18,7 @@ from actors.slot import RestartedError
 from actors.slot_pool import LeaseLostError, PoolConfig, SlotPool
 from symoe_ray.core import Failure, ResourceError
 from symoe_ray.ledger import Chunk, Commits, Part, split
+from symoe_ray.length_estimates import longest_tokens
 from symoe_ray.ports import Progress, SlotStatus, StageSummary
 from symoe_ray.retrying import delay_s
 from symoe_ray.scheduling import GroupView, Lease, Prepare, ask_order, decide
@@ -130,7 +131,8 @@ class EnginePool(SlotPool):
         self._leases += 1
         name, now = f"{self._leases:06d}", time.monotonic()
         if not slot.leases:
-            slot.measured_at = now
+            slot.measure_from_now()
+        slot.count()
         slot.leases[name], slot.leased_at = chunk.rows, now
         self._spawn(self._work(stage, slot, chunk, name))
 
@@ -197,6 +199,10 @@ class EnginePool(SlotPool):
         stage.failed += part.failed
         stage.prompt_tokens += part.prompt_tokens
         stage.completion_tokens += part.completion_tokens
+        if not part.failed:
+            group = stage.groups[self._experts[part.expert].engine_key]
+            group.finished_rows += len(part.done)
+            group.finished_tokens += part.completion_tokens
         return part
 
     def _load_failed(self, stage: StageState, slot: SlotState, expert: str, key: str, error: LoadError) -> None:
@@ -304,6 +310,7 @@ class EnginePool(SlotPool):
     def _finish_rows(self, stage: StageState, slot: SlotState, lease: str, chunk: Chunk, left: int) -> None:
         """Note how many rows of a lease are unfinished."""
         key = self._experts[chunk.expert].engine_key
+        slot.count()
         stage.groups[key].running_rows += max(0, left) - slot.leases[lease]
         slot.leases[lease] = max(0, left)
 
@@ -343,8 +350,10 @@ class EnginePool(SlotPool):
                     starting[slot.key] += slot.rows
         views = {
             key: GroupView(
-                key=key, rows=group.rows, tokens=group.tokens, running_rows=group.running_rows,
-                hosts=hosts[key], shape=self._costs.shape(key), starting_rows=starting[key],
+                key=key, rows=group.rows, tokens=round(group.rows * group.row_tokens),
+                longest_tokens=longest_tokens(group.row_tokens, group.total_rows, group.most),
+                running_rows=group.running_rows, starting_rows=starting[key], hosts=hosts[key],
+                shape=self._costs.shape(key),
                 tensor_parallel_size=self._sizes[key][0] if self._on_gpus else 1,
             )
             for key, group in stage.groups.items()

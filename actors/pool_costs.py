@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 from actors.engine_plans import EngineFacts
@@ -39,10 +39,10 @@ class CostBook:
         """The shape of an engine, "" if it is not known."""
         return self._shapes.get(key, "")
 
-    def describe(self, key: str, facts: EngineFacts) -> None:
-        """Note the sizes of an engine."""
+    def describe(self, key: str, facts: EngineFacts, gpus: int = 1) -> None:
+        """Note the sizes of an engine over so many GPUs."""
         if facts.weight_bytes:
-            self._priors[key] = prior_cost(facts.weight_bytes, facts.kv_bytes_per_token, cuda=self._cuda)
+            self._priors[key] = prior_cost(facts.weight_bytes, facts.kv_bytes_per_token, cuda=self._cuda, gpus=gpus)
         else:
             self._priors[key] = self._default
         self._shapes[key], self._costs = facts.shape, None
@@ -61,16 +61,26 @@ class CostBook:
         self._costs = None
 
     def costs(self) -> Costs:
-        """All that is known now."""
+        """All that is known now. An engine of which nothing was measured is as far off its prior as the others are."""
         if self._costs is None:
             keys = self._priors.keys() | self._seen.keys()
-            self._costs = Costs(by_key={key: self._cost(key) for key in keys}, default=self._default)
+            loads = [median(s.loads_s) / self._prior(key).load_s for key, s in self._seen.items() if s.loads_s]
+            steps = [self._speed(key).step_s / self._prior(key).step_s for key, s in self._seen.items() if s.tokens]
+            typical = median(loads) if loads else 1.0, median(steps) if steps else 1.0
+            self._costs = Costs(by_key={key: self._cost(key, *typical) for key in keys}, default=self._default)
         return self._costs
 
-    def _cost(self, key: str) -> EngineCost:
+    def _prior(self, key: str) -> EngineCost:
+        return self._priors.get(key, self._default)
+
+    def _speed(self, key: str) -> EngineCost:
+        """The prior with the steps that were measured."""
         seen = self._seen[key]
-        return learned(
-            self._priors.get(key, self._default), observed_tokens=seen.tokens, observed_s=seen.seconds,
-            mean_batch=seen.sequence_s / seen.seconds if seen.seconds else 1.0,
-            load_s=median(seen.loads_s) if seen.loads_s else None,
-        )  # fmt: skip
+        mean_batch = seen.sequence_s / seen.seconds if seen.seconds else 1.0
+        return learned(self._prior(key), observed_tokens=seen.tokens, observed_s=seen.seconds, mean_batch=mean_batch)
+
+    def _cost(self, key: str, load_scale: float, step_scale: float) -> EngineCost:
+        seen, cost = self._seen[key], self._speed(key)
+        if not seen.tokens:
+            cost = replace(cost, step_s=cost.step_s * step_scale, sequence_s=cost.sequence_s * step_scale)
+        return replace(cost, load_s=median(seen.loads_s) if seen.loads_s else cost.load_s * load_scale)

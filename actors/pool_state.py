@@ -18,15 +18,17 @@ from symoe_ray.ledger import Chunk, split
 from symoe_ray.slot_places import Place
 from symoe_ray.storage import Storage
 
+ESTIMATE_ROWS = 8
+
 
 @dataclass(slots=True)
 class SlotState:
     """A slot: the engine key it has or is loading, the one promised next, the rows of each lease that are unfinished.
 
-    `tokens` is what its engine had generated when it was last asked; `written` what it has committed since
-    `measured_at`, both for the measure of its speed. `alone`: it works on a suspect chunk and gets nothing else.
-    `serves` is the engine key of a server's model, if it is the slot of one ("": it has engines). Times are those of
-    `time.monotonic`.
+    `tokens` is what its engine had generated when it was last asked. Since `measured_at`, for the measure of its speed,
+    it has committed `written` tokens, and its rows have run for `row_seconds` in all until `counted_at`. `alone`: it
+    works on a suspect chunk and gets nothing else. `serves` is the engine key of a server's model, if it is the slot of
+    one ("": it has engines). Times are those of `time.monotonic`.
     """
 
     info: SlotInfo
@@ -49,6 +51,8 @@ class SlotState:
     tokens: int = 0
     written: int = 0
     measured_at: float = 0.0
+    row_seconds: float = 0.0
+    counted_at: float = 0.0
     leased_at: float = 0.0
     had: set[str] = field(default_factory=set)
     alone: bool = False
@@ -60,15 +64,44 @@ class SlotState:
         """Rows leased to it and not finished."""
         return sum(self.leases.values())
 
+    def count(self) -> None:
+        """Add up how long its rows have run: to be called before there are more or fewer of them."""
+        now, running = time.monotonic(), self.rows
+        self.row_seconds += (min(running, self.capacity) if self.capacity else running) * (now - self.counted_at)
+        self.counted_at = now
+
+    def measure_from_now(self) -> None:
+        """Begin to measure its speed anew."""
+        self.measured_at = self.counted_at = time.monotonic()
+        self.written, self.row_seconds = 0, 0.0
+
 
 @dataclass(slots=True)
 class Group:
-    """The chunks of one engine key that wait, with their rows and estimated tokens, and the rows that are leased."""
+    """The chunks of one engine key that wait, with their rows and estimated tokens, and the rows that are leased.
+
+    `expected` is what a row was estimated to write when the stage began, `total_rows` how many there were, `most` the
+    limit of one answer. `finished_rows` and `finished_tokens` are committed.
+    """
 
     waiting: deque[Chunk] = field(default_factory=deque)
     rows: int = 0
     tokens: int = 0
     running_rows: int = 0
+    expected: float = 0.0
+    total_rows: int = 0
+    most: int = 0
+    finished_rows: int = 0
+    finished_tokens: int = 0
+
+    @property
+    def row_tokens(self) -> float:
+        """What a row that waits will write: the mean of those that are finished, as far as it can be trusted.
+
+        Short ones finish first, so those that run count as estimated, and so do `ESTIMATE_ROWS` more.
+        """
+        guessed = self.running_rows + ESTIMATE_ROWS
+        return (self.finished_tokens + guessed * self.expected) / (self.finished_rows + guessed)
 
     def put(self, chunk: Chunk, *, first: bool = False) -> None:
         """Let a chunk wait, behind the others or before them."""
@@ -153,7 +186,12 @@ def stage_of(
     """A stage at its start: the largest chunks of every engine key first. `then` are experts of the next stage."""
     groups: dict[str, Group] = defaultdict(Group)
     for chunk in sorted(chunks, key=lambda c: -c.tokens):
-        groups[experts[chunk.expert].engine_key].put(chunk)
+        spec = experts[chunk.expert]
+        group = groups[spec.engine_key]
+        group.put(chunk)
+        group.most = max(group.most, spec.sampling.max_tokens)
+    for group in groups.values():
+        group.total_rows, group.expected = group.rows, group.tokens / max(1, group.rows)
     return StageState(
         name=name, groups=dict(groups), total_rows=sum(c.rows for c in chunks), open_chunks=len(chunks),
         then=frozenset(experts[name].engine_key for name in then),

@@ -289,7 +289,8 @@ class SlotPool(ABC):
             told = await asyncio.gather(*asked, return_exceptions=True)
             for facts in told:  # what is wrong with a model or a slot shows when it is used
                 for name, fact in facts.items() if isinstance(facts, dict) else ():
-                    self._costs.describe(self._experts[name].engine_key, fact)
+                    spec = self._experts[name]
+                    self._costs.describe(spec.engine_key, fact, gpus=spec.tensor_parallel_size)
 
     async def _prepare(self, slot: SlotState, expert: str) -> None:
         """Have a slot get ready for the expert that comes next."""
@@ -319,7 +320,7 @@ class SlotPool(ABC):
                 slot.loaded_expert, slot.adapters = expert, set()
                 if EVENT_OF_TIER.get(loaded.tier, "load") == "load":
                     self._costs.loaded(key, loaded.start_s)
-                slot.measured_at = time.monotonic()
+                slot.measure_from_now()
             slot.adapters.add(lora)
             self._note_load(slot, expert, key, loaded)
 
@@ -396,11 +397,12 @@ class SlotPool(ABC):
             slot.watched = False
 
     def _measure(self, slot: SlotState, key: str) -> None:
-        """Note what a slot has written since the last time, and with how many sequences."""
-        now = time.monotonic()
-        if slot.written and slot.loaded:
-            self._costs.generated(key, slot.written, now - slot.measured_at, min(slot.rows, slot.capacity))
-        slot.written, slot.measured_at = 0, now
+        """Note what a slot has written since the last time, and with how many sequences on average."""
+        slot.count()
+        seconds = slot.counted_at - slot.measured_at
+        if slot.written and slot.loaded and seconds > 0:
+            self._costs.generated(key, slot.written, seconds, slot.row_seconds / seconds)
+        slot.measure_from_now()
 
     def _view(self, slot: SlotState, keys: Mapping[str, object]) -> SlotView:
         """A slot as the policy sees it; `keys` are those that there is work for."""

@@ -12,6 +12,7 @@ from statistics import NormalDist
 
 from symoe_ray.core import ExpertSpec
 from symoe_ray.engine_costs import EngineCost, prior_cost
+from symoe_ray.length_estimates import SIGMA, unseen_tokens
 from symoe_ray.remote_planning import PRIOR, TOKENS_PER_S, simulate_server, together
 from symoe_ray.remote_slots import remote_slots
 from symoe_ray.settings import Settings
@@ -19,7 +20,6 @@ from symoe_ray.simulated_engine import Cohort
 from symoe_ray.simulation import Outcome, SimulatedGroup, Span, simulate
 from symoe_ray.stage_sizes import stage_requests
 
-SIGMA = 0.6
 SPREAD_ROWS = 4096
 PROMPT_TOKENS = 300
 CAPACITY = {False: 32, True: 256}
@@ -218,7 +218,7 @@ def _group(
     for name in names:
         most = _most_tokens(settings, stage, settings.pool.expert(name))
         known = seen[name].tokens.get(stage) if name in seen else None
-        cohorts += spread(known or max(1, most // 2), most, counts[name][1])
+        cohorts += spread(known or unseen_tokens(most), most, counts[name][1])
     rows = sum(count for _, count in cohorts)
     mean = sum(tokens * count for tokens, count in cohorts) / max(rows, 1)
     cost = next((seen[name].cost for name in names if name in seen), None) or prior(size, mean, machine)

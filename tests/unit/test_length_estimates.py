@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from symoe_ray.core import ExpertSpec, Sampling
 from symoe_ray.ledger import Part
-from symoe_ray.length_estimates import expected_tokens
+from symoe_ray.length_estimates import expected_tokens, longest_tokens, unseen_tokens
 
 SHORT = ExpertSpec(name="Short", model="org/short", max_model_len=4096, sampling=Sampling(max_tokens=400))
 LONG = ExpertSpec(name="Long", model="org/long", max_model_len=65536, sampling=Sampling(max_tokens=32768))
@@ -18,7 +18,7 @@ def part(expert: str, samples: int, tokens: int, failed: int = 0) -> Part:
 
 
 def test_an_expert_that_has_written_nothing_is_guessed_from_its_limit() -> None:
-    assert expected_tokens([SHORT, LONG], []) == {"Short": 200, "Long": 16384}
+    assert expected_tokens([SHORT, LONG], []) == {"Short": 200, "Long": 5461}
 
 
 def test_what_it_has_written_is_averaged_over_all_samples() -> None:
@@ -27,9 +27,22 @@ def test_what_it_has_written_is_averaged_over_all_samples() -> None:
 
 def test_failed_samples_wrote_nothing_and_do_not_count() -> None:
     assert expected_tokens([LONG], [[part("Long", 4, 6000, failed=2)]]) == {"Long": 3000}
-    assert expected_tokens([LONG], [[part("Long", 2, 0, failed=2)]]) == {"Long": 16384}
+    assert expected_tokens([LONG], [[part("Long", 2, 0, failed=2)]]) == {"Long": 5461}
 
 
 def test_the_first_stage_that_knows_an_expert_decides() -> None:
     own, like = [part("Short", 2, 100)], [part("Short", 2, 700), part("Long", 1, 9000)]
     assert expected_tokens([SHORT, LONG], [own, like]) == {"Short": 50, "Long": 9000}
+
+
+def test_the_guess_for_a_small_limit_is_half_of_it() -> None:
+    assert [unseen_tokens(most) for most in (1, 64, 512, 1024, 4096)] == [1, 32, 256, 256, 683]
+
+
+def test_the_longest_grows_with_the_answers_up_to_the_limit() -> None:
+    lengths = [longest_tokens(400, rows, 4096) for rows in (1, 10, 1000, 10**6)]
+    assert lengths == sorted(lengths)
+    assert 400 < lengths[0] < 1000
+    assert 2000 < lengths[2] < 3500
+    assert lengths[3] == 4096
+    assert longest_tokens(400, 0, 4096) == 0

@@ -20,7 +20,7 @@ from actors.engine_host import EngineDiedError, LoadError
 from actors.engine_plans import EngineFacts
 from actors.placing import Reservation
 from actors.pool import EnginePool, PoolConfig
-from actors.pool_state import EventLog
+from actors.pool_state import EventLog, SlotState, stage_of
 from actors.slot import Loaded, Prefetched, RestartedError, SlotConfig, SlotInfo
 from symoe_ray.core import ExpertSpec, Failure, ResourceError
 from symoe_ray.ledger import Chunk, Commits, Part
@@ -326,6 +326,36 @@ class TestWork:
         assert sorted(expert for _, expert in pool.log.loads) == ["A", "B"]
         assert len({e["key"] for kind in ("load", "reload") for e in pool.events(kind)}) == 1
         assert pool.events("unload") == []
+
+    def test_what_engines_wrote_corrects_what_they_were_expected_to_write(self) -> None:
+        """Ten thousand tokens a row were expected, and 400 are written; those that run count as expected."""
+        stage = stage_of(STAGE, chunks_of(A=10), EXPERTS)
+        group = stage.groups[EXPERTS["A"].engine_key]
+        assert (group.expected, group.row_tokens, group.total_rows) == (10_000.0, 10_000.0, 100)
+        group.finished_rows, group.finished_tokens = 92, 92 * 400
+        assert group.row_tokens == pytest.approx(0.92 * 400 + 0.08 * 10_000)
+        group.running_rows = 900
+        assert group.row_tokens == pytest.approx((92 * 400 + 908 * 10_000) / 1000)
+
+    def test_speed_is_measured_with_the_batch_there_was_and_not_with_what_its_last_row_left(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = 0.0
+        monkeypatch.setattr(time, "monotonic", lambda: now)
+        slot = SlotState(info=SlotInfo(id="slot-0", node="n", pid=1, gpus=0), actor=None, capacity=CAPACITY)
+        slot.measure_from_now()
+        for rows, seconds in (
+            (10, 4.0),
+            (100, 1.0),
+            (1, 1.0),
+            (0, 2.0),
+        ):  # more than the engine runs at once: it queues
+            slot.count()
+            slot.leases["lease"] = rows
+            now += seconds
+        slot.count()
+        assert slot.row_seconds == 10 * 4.0 + CAPACITY * 1.0 + 1.0
+        assert slot.counted_at - slot.measured_at == 8.0
 
     def test_nothing_to_do_is_done_at_once(self, rig: MakeRig) -> None:
         pool = rig()

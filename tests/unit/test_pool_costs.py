@@ -78,9 +78,32 @@ def test_no_time_teaches_nothing(book: CostBook) -> None:
     assert book.costs().of("k") == before
 
 
-def test_an_engine_learns_from_itself_alone(book: CostBook) -> None:
+def test_what_was_never_measured_is_as_far_off_its_prior_as_others_are(book: CostBook) -> None:
+    """Loads that take four times and steps that take three times as long as priors say, on a slower machine."""
+    for key in "lm":
+        book.describe(key, FACTS)
+    before = book.costs().of("m")
+    token_s = before.step_s / 10 + before.sequence_s
+    for key in "kl":
+        book.loaded(key, 4 * before.load_s)
+        book.generated(key, 1000, 3 * 1000 * token_s, 10)
+    after = book.costs().of("m")
+    assert after.load_s == pytest.approx(4 * before.load_s)
+    assert (after.step_s, after.sequence_s) == pytest.approx((3 * before.step_s, 3 * before.sequence_s))
+
+
+def test_a_measured_engine_learns_from_itself_alone(book: CostBook) -> None:
     book.describe("l", FACTS)
+    book.loaded("l", 5.0)
+    book.generated("l", 1000, 10.0, 10)
     before = book.costs().of("l")
     book.loaded("k", 9.0)
     book.generated("k", 10, 100.0, 1)
     assert book.costs().of("l") == before
+
+
+def test_an_engine_over_several_gpus_has_their_bandwidth() -> None:
+    book = CostBook(cuda=True)
+    book.describe("one", FACTS)
+    book.describe("four", FACTS, gpus=4)
+    assert book.costs().of("four").sequence_s == pytest.approx(book.costs().of("one").sequence_s / 4)
