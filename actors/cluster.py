@@ -20,6 +20,7 @@ from symoe_ray.settings import Settings
 from symoe_ray.slot_places import Place, SlotRule, anywhere, check_room, sizes_of
 
 DATA_CPUS = 2
+NODE_WAIT_S = 300.0
 _LOGS = ("worker-*.out", "worker-*.err", "raylet.err", "gcs_server.err", "ray-data/*.log")
 HEAD_LOST_S = 5  # nobody starts the head of a run's own cluster again: Ray would wait a minute for it
 _RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for a job's driver
@@ -113,12 +114,17 @@ def _keep_logs(source: Path, target: Path) -> None:
                     shutil.copyfile(file, target / file.name)
 
 
+def node_wait_s(settings: Settings) -> float:
+    """How long nodes are waited for: as said, else on a cluster of others (also by RAY_ADDRESS) `NODE_WAIT_S`."""
+    return settings.cluster.node_wait_s or (0.0 if is_own_cluster(settings) else NODE_WAIT_S)
+
+
 def slot_plan(settings: Settings) -> SlotPlan:
     """The slots that the settings ask for and the cluster has; ResourceError where an expert fits into none of them.
 
-    With GPUs they are cut to the sizes of the engines, and missing ones are waited for as long as
-    `cluster.node_wait_s` says. Without, each node has `engine.slots` on its CPU; fake engines
-    that are given a number of GPUs which are not there take as many slots, wherever Ray puts them.
+    With GPUs they are cut to the sizes of the engines, and missing ones are waited for (`node_wait_s`). Without, each
+    node has `engine.slots` on its CPU; fake engines that are given a number of GPUs which are not there take as many
+    slots, wherever Ray puts them.
     """
     experts, here = settings.pool.local, nodes()
     if not experts:
@@ -129,7 +135,7 @@ def slot_plan(settings: Settings) -> SlotPlan:
     if (fake or not there) and not settings.gpus:
         rule = SlotRule(cpu_slots=settings.engine.slots)
         return SlotPlan(places=rule.places(here) or anywhere(settings.engine.slots), rule=rule)
-    here = nodes_with(settings.gpus, _bundles(sizes_of(experts), settings.gpus), settings.cluster.node_wait_s)
+    here = nodes_with(settings.gpus, _bundles(sizes_of(experts), settings.gpus), node_wait_s(settings))
     rule = SlotRule(sizes=sizes_of(experts), gpus=settings.gpus)
     places = rule.places(here)
     check_room(experts, places, here, settings.gpus)

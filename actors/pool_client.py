@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.cluster import SlotPlan, slot_plan
+from actors.cluster import SlotPlan, node_wait_s, slot_plan
 from actors.pool import PoolActor, PoolConfig
 from symoe_ray.core import InputError, ResourceError
 from symoe_ray.ledger import Chunk
@@ -61,7 +61,7 @@ def pool(settings: Settings, run_uri: str, epoch: int, started: float, token: st
     config = PoolConfig(
         run_uri=run_uri, epoch=epoch, token=token, started=started, experts=settings.pool.experts,
         engine=settings.engine,
-        places=plan.places, rule=plan.rule, node_wait_s=settings.cluster.node_wait_s,
+        places=plan.places, rule=plan.rule, node_wait_s=node_wait_s(settings),
     )  # fmt: skip
     # on the driver's node: there it sees a local run folder, and ends with the driver and not before it
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

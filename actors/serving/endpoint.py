@@ -19,7 +19,7 @@ from ray import serve
 from ray.exceptions import RayTaskError
 from ray.serve.config import BackpressureConfig
 
-from actors.cluster import slot_plan
+from actors.cluster import SlotPlan, slot_plan
 from actors.online_pool import OnlinePool
 from actors.serving.app import make_app
 from actors.serving.listener import Listener, bound
@@ -72,7 +72,7 @@ class Endpoint:
     async def __init__(self, deployed: Deployed) -> None:  # type: ignore[misc]
         _log_to_stderr()
         self._deployed, self._failed = deployed, ""
-        self._pool = _pool(deployed)
+        self._pool = _pool(deployed, await asyncio.to_thread(slot_plan, deployed.settings))
         settings = deployed.settings
         method = Method(
             experts={e.name: e for e in settings.pool.experts}, profiles=deployed.profiles,
@@ -170,9 +170,8 @@ def _unready(_: Sequence[str]) -> np.ndarray:
     raise AssertionError("a question was let in before the endpoint was ready")
 
 
-def _pool(deployed: Deployed) -> OnlinePool:
+def _pool(deployed: Deployed, plan: SlotPlan) -> OnlinePool:
     settings = deployed.settings
-    plan = slot_plan(settings)
     config = PoolConfig(
         run_uri=deployed.folder, epoch=1, started=time.time(), experts=settings.pool.experts, engine=settings.engine,
         places=plan.places, rule=plan.rule, metrics=True,

@@ -9,7 +9,7 @@ import pytest
 import ray
 
 from actors import placing
-from actors.cluster import _bundles, slot_plan
+from actors.cluster import _bundles, node_wait_s, slot_plan
 from symoe_ray.config import load
 from symoe_ray.core import ResourceError
 from symoe_ray.settings import Settings
@@ -25,6 +25,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[dict[str, float]]]:
     made: list[list[dict[str, float]]] = []
     monkeypatch.setattr(placing, "request_resources", lambda bundles: made.append(bundles))
     monkeypatch.setattr(placing, "POLL_S", 0.001)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return made
 
 
@@ -61,6 +62,15 @@ def test_what_does_not_come_is_a_resource_error(
     with pytest.raises(ResourceError, match=r"gpus=4 was asked for, but the cluster has [02]"):
         slot_plan(settings_of(4, wait_s))
     assert len(asked) == requests
+
+
+def test_a_cluster_of_others_is_waited_for_though_nobody_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert node_wait_s(settings_of(4, 0.0)) == 0.0
+    assert node_wait_s(load(["task=demo", "pool=small", "cluster=auto"])) == 300.0
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # as Ray sets it for a job
+    assert node_wait_s(settings_of(4, 0.0)) == 300.0
+    assert node_wait_s(settings_of(4, 7.0)) == 7.0
 
 
 def test_engines_over_several_gpus_are_asked_for_as_such() -> None:
