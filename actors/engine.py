@@ -44,6 +44,7 @@ from actors.protocol import (
 from actors.vllm_metrics import counted
 
 BEAT_S = 1.0
+SPACED = "one two\n three"
 
 
 class PromptTooLongError(ValueError):
@@ -133,6 +134,7 @@ class _Engine:
         args: Any = load.args
         self._engine: Any = LLMEngine.from_engine_args(EngineArgs(**args), enable_multiprocessing=False)
         self._tokenizer: Any = self._engine.get_tokenizer()
+        _check_spaces(self._tokenizer)
         self._load = load
         config = self._engine.vllm_config
         self.max_num_seqs = int(config.scheduler_config.max_num_seqs)
@@ -341,6 +343,14 @@ def _samples(request: Generate, outputs: Any) -> list[Sample]:
     ]
     copies = range(request.first_sample + len(made), request.first_sample + request.n)
     return made + [msgspec.structs.replace(made[0], index=i, tokens=0) for i in copies]
+
+
+def _check_spaces(tokenizer: Any) -> None:
+    """ValueError for a tokenizer that loses the spaces of a text: all answers would be to another question."""
+    ids = tokenizer.encode(SPACED, add_special_tokens=False)
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    if len(text.split()) < len(SPACED.split()):
+        raise ValueError(f"the tokenizer ({type(tokenizer).__name__}) reads {SPACED!r} as {text!r}")
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from actors.nvml import gpu_and_driver
 from actors.platform import engine_args
 from actors.protocol import LoadEngine
 from actors.shapes import shape_of
+from actors.tokenizer_repair import sound_tokenizer
 from symoe_ray.core import ExpertSpec, InputError, ResourceError
 from symoe_ray.fingerprints import digest
 from symoe_ray.settings import EngineSettings
@@ -107,6 +108,8 @@ class EnginePlans:
     def _args(self, expert: str) -> dict[str, object]:
         spec, path = self._experts[expert], self.path(expert)
         args = engine_args(spec, str(path), self._engine, cuda=self._cuda, kv_bytes_per_token=self._kv_bytes(expert))
+        if tokenizer := sound_tokenizer(path, default_folder().parent / "tokenizers"):
+            args = {"tokenizer": str(tokenizer)} | args
         if self._metrics:
             args["disable_log_stats"] = False
         if self._cuda and self._engine.max_sleeping:
