@@ -73,8 +73,9 @@ class SlotInfo:
 class Loaded:
     """An expert is on the slot: `seconds` from the request to a live engine, the old one's end included.
 
-    `start_s` is how long the engine itself took, which is more where it was started `beside` the one before.
-    `capacity` is how many sequences it runs at once, `asleep` the keys of the engines that sleep on the slot.
+    `start_s` is how long the engine itself took, which is more where it was started `beside` the one before; why it was
+    not, though it was to be, is in `not_beside`. `capacity` is how many sequences it runs at once, `asleep` the keys of
+    the engines that sleep on the slot.
     """
 
     tier: str
@@ -84,6 +85,7 @@ class Loaded:
     capacity: int
     beside: bool
     note: str
+    not_beside: str = ""
     asleep: tuple[str, ...] = ()
 
 
@@ -178,13 +180,14 @@ class Slot:
         spec = self._experts[expert]
         started = time.monotonic()
         there = self._host is not None and self._host.key == spec.engine_key
+        hindered = self._hindered()
         report = await self._ensure(spec, swap=True)
         assert self._host is not None
         size = 0 if self._config.engine.kind == "fake" else weight_bytes(self._plans.path(expert))
         return Loaded(
             tier="lora" if there and spec.lora else report.tier, seconds=time.monotonic() - started,
             start_s=report.start_s, bytes=size, capacity=report.max_num_seqs, beside=report.beside, note=report.note,
-            asleep=tuple(self._host.asleep),
+            not_beside="" if report.beside else hindered, asleep=tuple(self._host.asleep),
         )  # fmt: skip
 
     async def prepare(self, expert: str) -> Prefetched:
@@ -361,6 +364,11 @@ class Slot:
         assert self._host is not None
         report = self._host.report
         return await self._host.prepare(await self._plan(spec), below=report.max_num_seqs if report else 0)
+
+    def _hindered(self) -> str:
+        """Why the engine that was to start beside the live one has not."""
+        done = self._preparing
+        return done.result() if done is not None and done.done() and not (done.cancelled() or done.exception()) else ""
 
     def _cancel_preparing(self) -> None:
         if self._preparing is not None:

@@ -337,6 +337,7 @@ class SlotPool(ABC):
             EVENT_OF_TIER.get(loaded.tier, "load"), slot, expert=expert, key=key, seconds=round(loaded.seconds, 3),
             tier=loaded.tier, start_s=round(loaded.start_s, 3), beside=loaded.beside, bytes=loaded.bytes,
             **({"message": loaded.note} if loaded.note else {}),
+            **({"not_beside": loaded.not_beside} if loaded.not_beside else {}),
         )  # fmt: skip
 
     def _lose(self, slot: SlotState) -> None:

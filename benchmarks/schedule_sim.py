@@ -4,6 +4,9 @@
 a + b n seconds), lengths are drawn, and the policy sees estimates of them. Sixteen 8B-class experts, the published task
 sizes with three seats a question. Every number of the machine follows from the constants below.
 
+`no_overlap` is the same policy where no GPU has room for a second engine, so that none loads beside the one before it:
+so it is with vLLM's usual gpu_memory_utilization of 0.9.
+
 The bound knows every length beforehand. The second table says where our slot-seconds go: `work` is what always full
 batches would take, `tails` what the engines generate beyond that, `idle` the rest, first loads included. What part of
 the loss comes from lengths that nobody knows is measured by `benchmarks.schedule_causes`.
@@ -57,6 +60,7 @@ TEN_MILLION = 10_000_000
 TEN_MILLION_SLOTS = 512
 POLICIES: dict[str, Callable[[Sequence[SimulatedGroup], int], Outcome]] = {
     "symoe": lambda groups, slots: simulate(groups, slots=slots),
+    "no_overlap": lambda groups, slots: simulate(groups, slots=slots, beside=False),
     "round_robin": round_robin,
     "longest_first": longest_first,
     "data_parallel": data_parallel,

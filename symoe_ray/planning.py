@@ -23,6 +23,7 @@ from symoe_ray.stage_sizes import stage_requests
 SPREAD_ROWS = 4096
 PROMPT_TOKENS = 300
 CAPACITY = {False: 32, True: 256}
+TWO_FIT_BELOW = 0.5
 PRIOR_CORES = 2
 
 
@@ -184,9 +185,14 @@ def _simulated(
         return replace(together(outcomes), resident=resident)
     on_slots = simulate(
         local, slots=machine.slots, max_rows=settings.engine.chunk_rows, resident=resident, then=then,
-        tensor_parallel_size=max(1, machine.gpus_per_slot),
+        tensor_parallel_size=max(1, machine.gpus_per_slot), beside=_two_fit(settings, machine),
     )  # fmt: skip
     return together([on_slots, *outcomes])
+
+
+def _two_fit(settings: Settings, machine: Machine) -> bool:
+    """Whether an engine may start beside another: on a GPU each takes `gpu_memory_utilization` of the memory."""
+    return settings.engine.overlap and (not machine.cuda or settings.engine.gpu_memory_utilization < TWO_FIT_BELOW)
 
 
 def _groups(

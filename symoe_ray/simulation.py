@@ -1,7 +1,7 @@
 """A stage on a virtual clock: the policy of `symoe_ray.scheduling` itself, with simulated engines in place of slots.
 
-The policy sees estimates only, never the lengths that are drawn. A prepared engine loads beside the one that drains and
-generates after it has.
+The policy sees estimates only, never the lengths that are drawn. Where there is room for two engines, a prepared one
+loads beside the one that drains and generates after it has.
 """
 
 from __future__ import annotations
@@ -94,9 +94,13 @@ def simulate(
     resident: Mapping[str, str] | None = None,
     then: frozenset[str] = frozenset(),
     tensor_parallel_size: int = 1,
+    beside: bool = True,
 ) -> Outcome:
-    """Work through the groups on `slots` slots, which hold the `resident` engines at the beginning (slot -> key)."""
-    return _Simulation(groups, slots, max_rows, resident or {}, then, tensor_parallel_size).run()
+    """Work through the groups on `slots` slots, which hold the `resident` engines at the beginning (slot -> key).
+
+    Without `beside` an engine is loaded only after the one before it has ended.
+    """
+    return _Simulation(groups, slots, max_rows, resident or {}, then, tensor_parallel_size, beside).run()
 
 
 class _Simulation:
@@ -108,7 +112,9 @@ class _Simulation:
         resident: Mapping[str, str],
         then: frozenset[str],
         tensor_parallel_size: int,
+        beside: bool,
     ) -> None:
+        self._beside = beside
         self._groups = {g.key: g for g in groups}
         self._costs = Costs(by_key={g.key: g.cost for g in groups}, default=groups[0].cost)
         self._cohorts = {g.key: deque(g.cohorts) for g in groups}
@@ -184,7 +190,7 @@ class _Simulation:
         assert not slot.rows, "an engine is taken away under its work"
         group = self._groups[key]
         hand_over_s = HAND_OVER_S if slot.resident else 0.0
-        if slot.promised == key:
+        if slot.promised == key and self._beside:
             ready_s = max(self._now + hand_over_s, slot.prepared_s)
         else:
             swap_s = self._costs.swap_s(self._slot_view(slot), self._views[key], self._views)
@@ -203,9 +209,10 @@ class _Simulation:
         assert slot.engine is not None
         self._release(slot.promised)
         slot.promised = key
-        begin_s = self._now if slot.ready else slot.engine.time_s  # one load at a time
-        slot.prepared_s = begin_s + self._groups[key].cost.load_s
-        self._count_load(slot, key, begin_s, slot.prepared_s)
+        if self._beside:
+            begin_s = self._now if slot.ready else slot.engine.time_s  # one load at a time
+            slot.prepared_s = begin_s + self._groups[key].cost.load_s
+            self._count_load(slot, key, begin_s, slot.prepared_s)
         self._views[key] = replace(self._views[key], hosts=self._views[key].hosts + 1)
 
     def _happened(self, slot: _Slot) -> None:

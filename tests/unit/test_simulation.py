@@ -100,6 +100,15 @@ class TestStage:
         assert outcome.loads["a"] > 1
         assert outcome.makespan_s < 0.6 * longest_first(groups, 4).makespan_s
 
+    def test_without_room_for_two_engines_every_load_is_waited_for(self) -> None:
+        groups = [group(key, 1000, rows=20) for key in "abc"]
+        beside, alone = simulate(groups, slots=1), simulate(groups, slots=1, beside=False)
+        assert alone.loads == beside.loads
+        loads = sorted(s.begin_s for s in alone.spans if s.kind == "load")
+        ends = sorted(s.end_s for s in alone.spans if s.kind == "generate")
+        assert all(begin >= end for begin, end in zip(loads[1:], ends, strict=False))
+        assert alone.makespan_s == pytest.approx(beside.makespan_s + 2 * 10.0)
+
     def test_the_same_input_gives_the_same_schedule(self) -> None:
         groups = experts_of(600, seed=3)
         assert simulate(groups, slots=8) == simulate(groups, slots=8)
