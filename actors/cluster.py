@@ -7,14 +7,14 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
 
-from actors.placing import nodes, nodes_with
+from actors.placing import bundles_of, nodes, nodes_with
 from symoe_ray.core import ResourceError
 from symoe_ray.settings import Settings
 from symoe_ray.slot_places import Place, SlotRule, anywhere, check_room, sizes_of
@@ -116,7 +116,8 @@ def _keep_logs(source: Path, target: Path) -> None:
 
 def node_wait_s(settings: Settings) -> float:
     """How long nodes are waited for: as said, else on a cluster of others (also by RAY_ADDRESS) `NODE_WAIT_S`."""
-    return settings.cluster.node_wait_s or (0.0 if is_own_cluster(settings) else NODE_WAIT_S)
+    said = settings.cluster.node_wait_s
+    return said if said is not None else 0.0 if is_own_cluster(settings) else NODE_WAIT_S
 
 
 def slot_plan(settings: Settings) -> SlotPlan:
@@ -135,14 +136,8 @@ def slot_plan(settings: Settings) -> SlotPlan:
     if (fake or not there) and not settings.gpus:
         rule = SlotRule(cpu_slots=settings.engine.slots)
         return SlotPlan(places=rule.places(here) or anywhere(settings.engine.slots), rule=rule)
-    here = nodes_with(settings.gpus, _bundles(sizes_of(experts), settings.gpus), node_wait_s(settings))
+    here = nodes_with(settings.gpus, bundles_of(sizes_of(experts), settings.gpus), node_wait_s(settings))
     rule = SlotRule(sizes=sizes_of(experts), gpus=settings.gpus)
     places = rule.places(here)
     check_room(experts, places, here, settings.gpus)
     return SlotPlan(places=places, rule=rule)
-
-
-def _bundles(sizes: Iterable[tuple[int, str]], gpus: int) -> list[int]:
-    """So many GPUs as slots of the largest engine, and single ones for the rest."""
-    largest = max(size for size, _ in sizes)
-    return [largest] * (gpus // largest) + [1] * (gpus % largest)

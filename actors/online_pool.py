@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 
 from ray.exceptions import RayActorError, RayTaskError
@@ -141,17 +142,21 @@ class OnlinePool(SlotPool):
         for slot in self._slots.values():
             if slot.promised and not self._queues[slot.promised].waiting:
                 slot.promised = ""
-        for view in ask_order([self._view(s, self._queues) for s in self._slots.values()], self._views()):
-            self._ask(self._slots[view.id])
+        peers = self._peers()
+        views: Mapping[str, GroupView] = self._views()
+        for view in ask_order([self._view(s, self._queues) for s in self._slots.values()], views):
+            views = self._ask(self._slots[view.id], views, peers)
         for queue in self._queues.values():
             if queue.waiting and (refusal := self._hopeless(queue)):
                 for waiting in queue.take(queue.rows):
                     _answer(waiting, refusal)
 
-    def _decide(self, slot: SlotState) -> Lease | Prepare | None:
+    def _decide(
+        self, slot: SlotState, views: Mapping[str, GroupView], peers: Mapping[str, int]
+    ) -> Lease | Prepare | None:
         """What a slot should do next."""
-        seen, views = self._view(slot, self._queues), self._choice(slot, self._views())
-        return decide(seen, views, self._costs.costs(), slots=self._peers()[slot.serves], online=self._policy)
+        seen, costs = self._view(slot, self._queues), self._costs.costs()
+        return decide(seen, self._choice(slot, views), costs, slots=peers[slot.serves], online=self._policy)
 
     def _cannot_decide(self, error: Exception) -> None:
         for queue in self._queues.values():
@@ -159,14 +164,18 @@ class OnlinePool(SlotPool):
                 if not waiting.answer.done():
                     waiting.answer.set_exception(error)
 
-    def _ask(self, slot: SlotState) -> None:
-        """Do what is decided, again and again, until there is nothing more to do."""
-        while (decision := self._decide(slot)) is not None:
+    def _ask(
+        self, slot: SlotState, views: Mapping[str, GroupView], peers: Mapping[str, int]
+    ) -> Mapping[str, GroupView]:
+        """Do what is decided, again and again, until there is nothing more to do; the queues as they are then."""
+        while (decision := self._decide(slot, views, peers)) is not None:
             if isinstance(decision, Lease):
                 self._grant(slot, decision)
             else:
                 slot.promised = decision.key
                 self._spawn(self._prepare(slot, self._queues[decision.key].waiting[0].ticket.expert))
+            views = self._views()
+        return views
 
     def _grant(self, slot: SlotState, lease: Lease) -> None:
         queue = self._queues[lease.key]

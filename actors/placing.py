@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from symoe_ray.core import ResourceError
-from symoe_ray.slot_places import Node, Place
+from symoe_ray.slot_places import Node, Place, Size
 
 log = logging.getLogger(__name__)
 
@@ -54,23 +54,32 @@ def nodes() -> list[Node]:
     return found
 
 
-def nodes_with(gpus: int, bundles: Sequence[int], wait_s: float) -> list[Node]:
+def bundles_of(sizes: Iterable[Size], gpus: int) -> list[dict[str, float]]:
+    """So many GPUs as slots of the largest engine, and single ones for the rest; of the kind, if all want the same."""
+    wanted = list(sizes)
+    largest, kinds = max(size for size, _ in wanted), {kind for _, kind in wanted}
+    of_kind = {f"{KIND}{next(iter(kinds))}": 0.001} if len(kinds) == 1 and "" not in kinds else {}
+    return [{"GPU": float(size), **of_kind} for size in [largest] * (gpus // largest) + [1] * (gpus % largest)]
+
+
+def nodes_with(gpus: int, bundles: list[dict[str, float]], wait_s: float) -> list[Node]:
     """The nodes, once they have so many GPUs together; ResourceError where they do not within `wait_s`.
 
-    Ray's autoscaler is asked for what is missing, as `bundles` of that many GPUs on one node each; a cluster without
-    one may still be starting. Afterwards nothing is asked for: what uses the nodes keeps them.
+    Ray's autoscaler is asked for these bundles; a cluster without one may still be starting. It keeps one wish for the
+    whole cluster, so it is asked again and again, lest another run's takes ours away. Afterwards nothing is asked for:
+    what uses the nodes keeps them.
     """
     deadline, here = time.monotonic() + wait_s, nodes()
     if sum(node.gpus for node in here) >= gpus:
         return here
     if wait_s:
         log.warning("waiting up to %.0f s for %d GPUs (cluster.node_wait_s)", wait_s, gpus)
-        request_resources(bundles=[{"GPU": float(size)} for size in bundles])
     try:
         while (there := sum(node.gpus for node in here)) < gpus:
             if time.monotonic() >= deadline:
                 after = f" after {wait_s:.0f} s (cluster.node_wait_s)" if wait_s else ""
                 raise ResourceError(f"gpus={gpus} was asked for, but the cluster has {there}{after}")
+            request_resources(bundles=bundles)
             time.sleep(POLL_S)  # nobody tells of a node that has joined
             here = nodes()
     finally:

@@ -42,10 +42,10 @@ class EnginePool(SlotPool):
         """
         if self._stage is not None:
             raise RuntimeError(f"the pool is busy with stage {self._stage.name}")
-        self._stage = current = stage_of(stage, chunks, self._experts, then)
-        await self._learn_facts({c.expert for c in chunks})
         for slot in self._slots.values():
             slot.had, slot.promised = {slot.key} if slot.key else set(), ""
+        self._stage = current = stage_of(stage, chunks, self._experts, then)
+        await self._learn_facts({c.expert for c in chunks})
         try:
             self._dispatch()
             if current.open_chunks:
@@ -199,9 +199,9 @@ class EnginePool(SlotPool):
         stage.failed += part.failed
         stage.prompt_tokens += part.prompt_tokens
         stage.completion_tokens += part.completion_tokens
-        if not part.failed:
+        if good := part.samples - part.failed:
             group = stage.groups[self._experts[part.expert].engine_key]
-            group.finished_rows += len(part.done)
+            group.finished_samples += good
             group.finished_tokens += part.completion_tokens
         return part
 
@@ -351,7 +351,7 @@ class EnginePool(SlotPool):
         views = {
             key: GroupView(
                 key=key, rows=group.rows, tokens=round(group.rows * group.row_tokens),
-                longest_tokens=longest_tokens(group.row_tokens, group.total_rows, group.most),
+                longest_tokens=longest_tokens(group.sample_tokens, group.total_samples, group.most),
                 running_rows=group.running_rows, starting_rows=starting[key], hosts=hosts[key],
                 shape=self._costs.shape(key),
                 tensor_parallel_size=self._sizes[key][0] if self._on_gpus else 1,

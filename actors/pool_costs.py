@@ -28,6 +28,7 @@ class CostBook:
         self._cuda = cuda
         self._priors: dict[str, EngineCost] = {}
         self._shapes: dict[str, str] = {}
+        self._sized: set[str] = set()
         self._seen: dict[str, _Seen] = defaultdict(_Seen)
         self._costs: Costs | None = None
 
@@ -42,6 +43,7 @@ class CostBook:
     def describe(self, key: str, facts: EngineFacts, gpus: int = 1) -> None:
         """Note the sizes of an engine over so many GPUs."""
         if facts.weight_bytes:
+            self._sized.add(key)
             self._priors[key] = prior_cost(facts.weight_bytes, facts.kv_bytes_per_token, cuda=self._cuda, gpus=gpus)
         else:
             self._priors[key] = self._default
@@ -61,13 +63,19 @@ class CostBook:
         self._costs = None
 
     def costs(self) -> Costs:
-        """All that is known now. An engine of which nothing was measured is as far off its prior as the others are."""
+        """All that is known now.
+
+        An engine of which nothing was measured is as far off its prior as the others are, of those whose size is known:
+        a server is no engine of ours.
+        """
         if self._costs is None:
             keys = self._priors.keys() | self._seen.keys()
-            loads = [median(s.loads_s) / self._prior(key).load_s for key, s in self._seen.items() if s.loads_s]
-            steps = [self._speed(key).step_s / self._prior(key).step_s for key, s in self._seen.items() if s.tokens]
+            sized = {key: self._seen[key] for key in self._sized & self._seen.keys()}
+            loads = [median(seen.loads_s) / self._prior(key).load_s for key, seen in sized.items() if seen.loads_s]
+            steps = [self._speed(key).step_s / self._prior(key).step_s for key, seen in sized.items() if seen.tokens]
             typical = median(loads) if loads else 1.0, median(steps) if steps else 1.0
-            self._costs = Costs(by_key={key: self._cost(key, *typical) for key in keys}, default=self._default)
+            scales = {key: typical if key in self._sized else (1.0, 1.0) for key in keys}
+            self._costs = Costs(by_key={key: self._cost(key, *scales[key]) for key in keys}, default=self._default)
         return self._costs
 
     def _prior(self, key: str) -> EngineCost:

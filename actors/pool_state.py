@@ -18,7 +18,7 @@ from symoe_ray.ledger import Chunk, split
 from symoe_ray.slot_places import Place
 from symoe_ray.storage import Storage
 
-ESTIMATE_ROWS = 8
+ESTIMATE_SAMPLES = 8
 
 
 @dataclass(slots=True)
@@ -80,8 +80,8 @@ class SlotState:
 class Group:
     """The chunks of one engine key that wait, with their rows and estimated tokens, and the rows that are leased.
 
-    `expected` is what a row was estimated to write when the stage began, `total_rows` how many there were, `most` the
-    limit of one answer. `finished_rows` and `finished_tokens` are committed.
+    `expected` is what a sample was estimated to write when the stage began, `total_samples` how many there were in
+    `total_rows`, `most` the limit of one (0: not known). `finished_samples` and `finished_tokens` are committed.
     """
 
     waiting: deque[Chunk] = field(default_factory=deque)
@@ -90,18 +90,28 @@ class Group:
     running_rows: int = 0
     expected: float = 0.0
     total_rows: int = 0
+    total_samples: int = 0
     most: int = 0
-    finished_rows: int = 0
+    finished_samples: int = 0
     finished_tokens: int = 0
 
     @property
-    def row_tokens(self) -> float:
-        """What a row that waits will write: the mean of those that are finished, as far as it can be trusted.
+    def sample_tokens(self) -> float:
+        """What a sample that waits will write: the mean of those that are finished, as far as it can be trusted.
 
-        Short ones finish first, so those that run count as estimated, and so do `ESTIMATE_ROWS` more.
+        Short ones finish first, so those that run count as estimated, and so do `ESTIMATE_SAMPLES` more.
         """
-        guessed = self.running_rows + ESTIMATE_ROWS
-        return (self.finished_tokens + guessed * self.expected) / (self.finished_rows + guessed)
+        guessed = self.running_rows * self._samples_each + ESTIMATE_SAMPLES
+        return (self.finished_tokens + guessed * self.expected) / (self.finished_samples + guessed)
+
+    @property
+    def row_tokens(self) -> float:
+        """What a row that waits will write, all its samples together."""
+        return self.sample_tokens * self._samples_each
+
+    @property
+    def _samples_each(self) -> float:
+        return self.total_samples / max(1, self.total_rows)
 
     def put(self, chunk: Chunk, *, first: bool = False) -> None:
         """Let a chunk wait, behind the others or before them."""
@@ -189,9 +199,10 @@ def stage_of(
         spec = experts[chunk.expert]
         group = groups[spec.engine_key]
         group.put(chunk)
-        group.most = max(group.most, spec.sampling.max_tokens)
+        group.total_samples += chunk.samples or chunk.rows
+        group.most = max(group.most, chunk.most or spec.sampling.max_tokens)
     for group in groups.values():
-        group.total_rows, group.expected = group.rows, group.tokens / max(1, group.rows)
+        group.total_rows, group.expected = group.rows, group.tokens / max(1, group.total_samples)
     return StageState(
         name=name, groups=dict(groups), total_rows=sum(c.rows for c in chunks), open_chunks=len(chunks),
         then=frozenset(experts[name].engine_key for name in then),

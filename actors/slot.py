@@ -135,6 +135,7 @@ class Slot:
         self._host: EngineHost | None = None
         self._key = ""
         self._loading = asyncio.Lock()
+        self._next = ""
         self._preparing: asyncio.Task[str] | None = None
         self._gate = Gate()
         self._working: set[asyncio.Task[Any]] = set()
@@ -180,7 +181,7 @@ class Slot:
         spec = self._experts[expert]
         started = time.monotonic()
         there = self._host is not None and self._host.key == spec.engine_key
-        hindered = self._hindered()
+        hindered = self._hindered() if self._next == expert and not there else ""
         report = await self._ensure(spec, swap=True)
         assert self._host is not None
         size = 0 if self._config.engine.kind == "fake" else weight_bytes(self._plans.path(expert))
@@ -193,14 +194,15 @@ class Slot:
     async def prepare(self, expert: str) -> Prefetched:
         """The slot will have this expert's engine next: read its files, start it beside the one that drains.
 
-        Not before the engine that is being loaded is there.
+        Not before the engine that is being loaded is there, and not where another was named meanwhile.
         """
+        self._next = expert
         async with self._loading:
             started = time.monotonic()
         spec, size = self._experts[expert], 0
         if self._config.engine.kind != "fake" and self._config.engine.prefetch:
             size = await asyncio.to_thread(lambda: read_ahead(self._plans.path(expert)))
-        if self._config.engine.overlap and self._host is not None:
+        if self._config.engine.overlap and self._host is not None and self._next == expert:
             self._cancel_preparing()
             self._preparing = asyncio.create_task(self._start_beside(spec))
         return Prefetched(bytes=size, seconds=time.monotonic() - started)

@@ -35,7 +35,7 @@ from symoe_ray.storage import Storage
 SLOT_START_TIMEOUT_S = 600.0
 WATCH_S = 1.0
 SURVEY_S = 2.0
-REST = 4.0  # times as long as it took to decide, nothing is decided
+REST, LONGEST_REST_S = 4.0, 0.25  # so many times as long as it took to decide, nothing is decided
 EVENT_OF_TIER = {"reload": "reload", "lora": "reload", "wake": "wake"}
 CPU_CAPACITY = 32
 GPU_CAPACITY = 256
@@ -115,7 +115,7 @@ class SlotPool(ABC):
         except Exception as error:  # nobody else would hear of it
             self._cannot_decide(error)
         ended = loop.time()
-        self._decided_until = ended + REST * (ended - began)
+        self._decided_until = ended + min(REST * (ended - began), LONGEST_REST_S)
 
     def _label(self) -> str:
         """The stage that events belong to."""
@@ -318,7 +318,7 @@ class SlotPool(ABC):
             if swap:
                 self._note_end(slot, frozenset(loaded.asleep))
                 slot.loaded_expert, slot.adapters = expert, set()
-                if EVENT_OF_TIER.get(loaded.tier, "load") == "load":
+                if EVENT_OF_TIER.get(loaded.tier, "load") == "load" and not slot.serves:
                     self._costs.loaded(key, loaded.start_s)
                 slot.measure_from_now()
             slot.adapters.add(lora)

@@ -36,6 +36,7 @@ def sound_tokenizer(model: Path, cache: Path) -> Path | None:
     if not folder.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=cache, prefix=".partial-"))
+        partial.chmod(0o755)  # whoever shares the cache may read it
         for name in (TOKENIZER, *_BESIDE):
             if (model / name).is_file():
                 shutil.copy(model / name, partial)

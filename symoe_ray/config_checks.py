@@ -62,7 +62,7 @@ def check(settings: Settings, origin: Origin) -> None:
 def _check_numbers(settings: Settings, origin: Origin) -> None:
     for key, least in _AT_LEAST.items():
         value = _value(settings, key)
-        if value < least:
+        if value is not None and value < least:
             raise wrong(key, value, f"must be {least} or more", origin)
     for key, (low, high) in _WITHIN.items():
         value = _value(settings, key)

@@ -32,7 +32,8 @@ class Chunk:
     """The unit of lease and commit: rows `start` to `stop` of a request file, less the rows in `done`.
 
     `partial` holds the rows that lack only some samples, as (row, first sample, count). `tokens` is the estimated
-    output. `deaths` counts the slot actors that have died with it.
+    output of its `samples` (0: one a row), each of `most` tokens at most (0: as the expert's sampling says). `deaths`
+    counts the slot actors that have died with it.
     """
 
     id: str
@@ -43,6 +44,8 @@ class Chunk:
     stop: int
     rows: int
     tokens: int
+    samples: int = 0
+    most: int = 0
     done: tuple[int, ...] = ()
     partial: tuple[tuple[int, int, int], ...] = ()
     deaths: int = 0
@@ -56,12 +59,12 @@ def split(chunk: Chunk, rows: int) -> tuple[Chunk, Chunk | None]:
     while lacking < rows:
         lacking += cut not in done
         cut += 1
-    tokens = chunk.tokens * rows // chunk.rows
+    tokens, samples = chunk.tokens * rows // chunk.rows, chunk.samples * rows // chunk.rows
     return (
-        replace(chunk, stop=cut, rows=rows, tokens=tokens, **_within(chunk, chunk.start, cut)),
+        replace(chunk, stop=cut, rows=rows, tokens=tokens, samples=samples, **_within(chunk, chunk.start, cut)),
         replace(
             chunk, id=f"{chunk.id.rsplit('-', 1)[0]}-{cut}", start=cut, rows=chunk.rows - rows,
-            tokens=chunk.tokens - tokens, **_within(chunk, cut, chunk.stop),
+            tokens=chunk.tokens - tokens, samples=chunk.samples - samples, **_within(chunk, cut, chunk.stop),
         ),
     )  # fmt: skip
 
@@ -266,12 +269,13 @@ def missing_chunks(
     *,
     chunk_rows: int,
     estimate: Mapping[str, int],
+    most: Mapping[str, int] | None = None,
     retry_failed: bool = False,
 ) -> Iterator[Chunk]:
     """The work that a stage still needs: expert -> request files, cut into chunks, less what is committed.
 
-    `estimate` is the expected output in tokens of one sample, per expert. With `retry_failed` a committed failure
-    counts as missing. Only one file's keys are in memory at a time.
+    `estimate` is the expected output in tokens of one sample, per expert, and `most` its limit. With `retry_failed` a
+    committed failure counts as missing. Only one file's keys are in memory at a time.
     """
     parts: dict[tuple[str, int], list[str]] = defaultdict(list)
     for path, expert, shards in Commits(storage).files(stage):
@@ -289,7 +293,7 @@ def missing_chunks(
                 stop = min(start + chunk_rows, len(ids))
                 chunk = _chunk(stage, expert, path, start, stop, ids, counts, have, estimate.get(expert, 1))
                 if chunk is not None:
-                    yield chunk
+                    yield replace(chunk, most=(most or {}).get(expert, 0))
 
 
 def _committed_samples(
@@ -323,7 +327,7 @@ def _chunk(
     name = f"{digest(path, size=4)}-{start}"
     return Chunk(
         id=name, stage=stage, expert=expert, path=path, start=start, stop=stop, rows=stop - start - len(done),
-        tokens=tokens * samples, done=tuple(done), partial=tuple(partial),
+        tokens=tokens * samples, samples=samples, done=tuple(done), partial=tuple(partial),
     )  # fmt: skip
 
 

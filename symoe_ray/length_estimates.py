@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import NormalDist
 
 from symoe_ray.core import ExpertSpec
 from symoe_ray.ledger import Part
+from symoe_ray.settings import Settings
 
 # Of 4,096 tokens at most plain 8B models write about 400, of 32,768 reasoning ones 5,200.
 UNSEEN_SHARE, UNSEEN_LEAST = 1 / 6, 256
@@ -16,8 +17,16 @@ SIGMA = 0.6  # of the logarithm of the lengths of one expert's answers: an assum
 LONGEST_QUANTILE = 0.9
 
 
-def expected_tokens(experts: Iterable[ExpertSpec], stages: Sequence[Iterable[Part]]) -> dict[str, int]:
-    """Output tokens of one sample, by expert: the mean over its committed samples.
+def most_tokens(settings: Settings, stage: str, spec: ExpertSpec) -> int:
+    """The limit of one answer of an expert in a stage."""
+    if stage == "annotate":
+        return settings.annotate.sampling_max_tokens
+    most = spec.sampling.max_tokens
+    return min(most, settings.max_tokens) if settings.max_tokens else most
+
+
+def expected_tokens(most: Mapping[str, int], stages: Sequence[Iterable[Part]]) -> dict[str, int]:
+    """Output tokens of one sample, by expert: the mean over its committed samples, `most` of which it writes.
 
     `stages` holds the committed parts of stages that ask much the same, the likest first: the first one where an
     expert has samples decides. For one that has none anywhere it is `unseen_tokens`.
@@ -26,7 +35,7 @@ def expected_tokens(experts: Iterable[ExpertSpec], stages: Sequence[Iterable[Par
     for parts in stages:
         for expert, mean in _means(parts).items():
             means.setdefault(expert, mean)
-    return {e.name: means.get(e.name) or unseen_tokens(e.sampling.max_tokens) for e in experts}
+    return {name: means.get(name) or unseen_tokens(limit) for name, limit in most.items()}
 
 
 def unseen_tokens(most: int) -> int:

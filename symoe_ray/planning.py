@@ -12,7 +12,7 @@ from statistics import NormalDist
 
 from symoe_ray.core import ExpertSpec
 from symoe_ray.engine_costs import EngineCost, prior_cost
-from symoe_ray.length_estimates import SIGMA, unseen_tokens
+from symoe_ray.length_estimates import SIGMA, most_tokens, unseen_tokens
 from symoe_ray.remote_planning import PRIOR, TOKENS_PER_S, simulate_server, together
 from symoe_ray.remote_slots import remote_slots
 from symoe_ray.settings import Settings
@@ -23,7 +23,6 @@ from symoe_ray.stage_sizes import stage_requests
 SPREAD_ROWS = 4096
 PROMPT_TOKENS = 300
 CAPACITY = {False: 32, True: 256}
-TWO_FIT_BELOW = 0.5
 PRIOR_CORES = 2
 
 
@@ -162,7 +161,7 @@ def plan_of(
         notes.append("no such GPU is here: 80 GB each assumed")
     if not seen:
         notes.append(
-            "speeds are priors from the models' sizes, answers half of max_tokens; --run NAME uses a run's own"
+            "speeds are priors from the models' sizes, answers a sixth of max_tokens; --run NAME uses a run's own"
         )
     return RunPlan(
         slots=machine.slots, cuda=machine.cuda, stages=tuple(stages), engines=_engines(settings, sizes, machine),
@@ -191,8 +190,10 @@ def _simulated(
 
 
 def _two_fit(settings: Settings, machine: Machine) -> bool:
-    """Whether an engine may start beside another: on a GPU each takes `gpu_memory_utilization` of the memory."""
-    return settings.engine.overlap and (not machine.cuda or settings.engine.gpu_memory_utilization < TWO_FIT_BELOW)
+    """Whether any engine may start beside any other: on a GPU each takes `gpu_memory_utilization` of the memory."""
+    usual = settings.engine.gpu_memory_utilization
+    shares = sorted(float(str(e.engine_args.get("gpu_memory_utilization", usual))) for e in settings.pool.local)
+    return settings.engine.overlap and (not machine.cuda or sum(shares[-2:]) < 1.0)
 
 
 def _groups(
@@ -222,7 +223,7 @@ def _group(
     spec, size = settings.pool.expert(names[0]), sizes[names[0]]
     cohorts: list[Cohort] = []
     for name in names:
-        most = _most_tokens(settings, stage, settings.pool.expert(name))
+        most = most_tokens(settings, stage, settings.pool.expert(name))
         known = seen[name].tokens.get(stage) if name in seen else None
         cohorts += spread(known or unseen_tokens(most), most, counts[name][1])
     rows = sum(count for _, count in cohorts)
@@ -252,13 +253,6 @@ def prior(size: ModelSize, mean_tokens: float, machine: Machine) -> EngineCost:
     )  # fmt: skip
     slower = 1.0 if machine.cuda else PRIOR_CORES * machine.slots / machine.cores
     return replace(cost, step_s=cost.step_s * slower, sequence_s=cost.sequence_s * slower)
-
-
-def _most_tokens(settings: Settings, stage: str, spec: ExpertSpec) -> int:
-    if stage == "annotate":
-        return settings.annotate.sampling_max_tokens
-    most = spec.sampling.max_tokens
-    return min(most, settings.max_tokens) if settings.max_tokens else most
 
 
 def spread(mean: float, most: int, rows: int) -> list[Cohort]:

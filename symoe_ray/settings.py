@@ -85,7 +85,7 @@ class ClusterSettings:
     """Where Ray runs. `address`: "local" starts a cluster for this run, "auto" joins the one that is there.
 
     `node_wait_s`: how long the GPUs that `gpus` asks for are waited for at the start, and later a node where none is
-    left with a slot for some expert.
+    left with a slot for some expert (None: 300 s on a cluster of others, not at all on one's own).
     """
 
     name: str = "local"
@@ -93,7 +93,7 @@ class ClusterSettings:
     num_cpus: int = 0
     object_store_bytes: int = 200_000_000
     dashboard: bool = False
-    node_wait_s: float = 0.0
+    node_wait_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,7 +54,8 @@ def hosts_wanted(groups: Iterable[GroupView], costs: Costs, *, slots: int, capac
     """Hosts for each group with waiting rows so that all end as early as the estimates allow.
 
     Bisects the makespan: one is possible if every group can end within it, and the slot-seconds that their hosts take,
-    each with its own tail, fit into all slots after a first load. Slots that this leaves over are spread.
+    each with its own tail and no less than a load, fit into all slots after a first load. Slots that this leaves over
+    are spread.
 
     Which group's longest row decides is a guess. So with more slots than groups those that want several hosts, or whose
     longest row alone takes more than half of the makespan, share all slots by their work; the others fill in later.
@@ -87,9 +88,23 @@ def _level(works: Mapping[str, Work], slots: int) -> tuple[dict[str, int], float
 
 
 def _fits(works: Mapping[str, Work], wanted: Mapping[str, int], slots: int, seconds: float) -> bool:
+    """Whether that many slots have so much time after their first load.
+
+    A slot loads one engine at a time beside the one that generates, so that an engine which is not a slot's last one
+    takes as long as a load at least.
+    """
     if max(wanted.values()) > slots:
         return False
-    return sum(hosts * works[key].on(hosts) for key, hosts in wanted.items()) <= slots * seconds
+    each = {key: works[key].on(hosts) for key, hosts in wanted.items()}
+    room = slots * seconds - sum(hosts * each[key] for key, hosts in wanted.items())
+    left = sum(wanted.values()) - slots  # engines that are no slot's last one: those that wait least
+    waits = sorted((max(0.0, works[key].cost.load_s - each[key]), hosts) for key, hosts in wanted.items())
+    for wait_s, hosts in waits:
+        if room < 0 or left <= 0:
+            break
+        room -= wait_s * min(hosts, left)
+        left -= hosts
+    return room >= 0
 
 
 def _spread(works: Mapping[str, Work], best: Mapping[str, int], slots: int) -> dict[str, int]:

@@ -67,7 +67,9 @@ class State:
 
 
 class Endpoint:
-    """The deployment. It answers at once, and is ready when the profiles are known and an engine has answered."""
+    """The deployment. It answers once the GPUs that it is to have are there, and is ready when the profiles are known
+    and an engine has answered.
+    """
 
     async def __init__(self, deployed: Deployed) -> None:  # type: ignore[misc]
         _log_to_stderr()

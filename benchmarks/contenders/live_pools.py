@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from actors.serving.pool_engines import PoolEngines
 from actors.slot_pool import PoolConfig
 from symoe_ray.config import load
 from symoe_ray.core import ExpertSpec
-from symoe_ray.schedule_views import Lease, Online, Prepare
+from symoe_ray.schedule_views import GroupView, Lease, Online, Prepare
 from symoe_ray.serving.asking import Ask, Reply
 from symoe_ray.settings import EngineSettings
 from symoe_ray.slot_places import anywhere
@@ -42,7 +42,7 @@ class Contender(Protocol):
 class FirstComePool(OnlinePool):
     """Works on requests in their order: the oldest of all decides which engine there is."""
 
-    def _decide(self, slot: Any) -> Lease | Prepare | None:
+    def _decide(self, slot: Any, views: Mapping[str, GroupView], peers: Mapping[str, int]) -> Lease | Prepare | None:
         waiting = [q for q in self._queues.values() if q.waiting]
         if not waiting:
             return None

@@ -70,7 +70,35 @@ class TestEngineArguments:
             "max_num_seqs": 256,
             "max_num_batched_tokens": 8192,
             "gpu_memory_utilization": 0.9,
+            "cudagraph_capture_sizes": [1, 2, 4, 8, 16, 32, 64, 96, 128, 160, 192, 224, 256],
         }
+
+    @pytest.mark.parametrize(
+        ("sequences", "sizes"),
+        [(1, [1]), (5, [1, 2, 4, 5]), (40, [1, 2, 4, 8, 16, 32, 40]), (64, [1, 2, 4, 8, 16, 32, 64])],
+    )
+    def test_graphs_are_captured_up_to_the_largest_batch(self, sequences: int, sizes: list[int]) -> None:
+        assert args(settings=EngineSettings(max_num_seqs=sequences), cuda=True)["cudagraph_capture_sizes"] == sizes
+        own = replace(SPEC, engine_args={"max_num_seqs": sequences})
+        assert args(own, cuda=True)["cudagraph_capture_sizes"] == sizes
+
+    def test_larger_batches_than_vllm_captures_run_without_a_graph(self) -> None:
+        sizes = args(settings=EngineSettings(max_num_seqs=10_000), cuda=True)["cudagraph_capture_sizes"]
+        assert isinstance(sizes, list)
+        assert (sizes[-1], len(sizes)) == (512, 21)
+
+    @pytest.mark.parametrize(
+        "own",
+        [{"cudagraph_capture_sizes": [8]}, {"max_cudagraph_capture_size": 8}, {"compilation_config": {"mode": 3}}],
+    )
+    def test_graphs_are_as_an_expert_has_them(self, own: dict[str, object]) -> None:
+        found = args(replace(SPEC, engine_args=own), cuda=True)
+        assert {key: value for key, value in found.items() if key in own} == own
+        assert ("cudagraph_capture_sizes" in found) == ("cudagraph_capture_sizes" in own)
+
+    def test_without_graphs_none_are_captured(self) -> None:
+        assert "cudagraph_capture_sizes" not in args(settings=EngineSettings(enforce_eager=True), cuda=True)
+        assert "cudagraph_capture_sizes" not in args(cuda=False)
 
     def test_a_step_has_room_for_a_token_of_every_sequence(self) -> None:
         found = args(settings=EngineSettings(max_num_seqs=10_000), cuda=True)

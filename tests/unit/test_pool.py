@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -332,10 +333,46 @@ class TestWork:
         stage = stage_of(STAGE, chunks_of(A=10), EXPERTS)
         group = stage.groups[EXPERTS["A"].engine_key]
         assert (group.expected, group.row_tokens, group.total_rows) == (10_000.0, 10_000.0, 100)
-        group.finished_rows, group.finished_tokens = 92, 92 * 400
+        group.finished_samples, group.finished_tokens = 92, 92 * 400
         assert group.row_tokens == pytest.approx(0.92 * 400 + 0.08 * 10_000)
         group.running_rows = 900
         assert group.row_tokens == pytest.approx((92 * 400 + 908 * 10_000) / 1000)
+
+    def test_of_rows_with_several_samples_each_sample_counts(self) -> None:
+        stage = stage_of(STAGE, [chunk_of("A", i, samples=50, most=64, tokens=50 * 40) for i in range(10)], EXPERTS)
+        group = stage.groups[EXPERTS["A"].engine_key]
+        assert (group.sample_tokens, group.row_tokens, group.total_samples, group.most) == (40.0, 200.0, 500, 64)
+        group.finished_samples, group.finished_tokens = 92, 92 * 20
+        assert group.row_tokens == pytest.approx(5 * (0.92 * 20 + 0.08 * 40))
+
+    @pytest.mark.parametrize("slots", [1, 2])
+    def test_an_error_in_a_decision_ends_the_stage(
+        self, slots: int, rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*_: object, **__: object) -> None:
+            raise ZeroDivisionError("what the policy raised")
+
+        monkeypatch.setattr("actors.pool.decide", broken)
+        with pytest.raises(RuntimeError, match="scheduling: what the policy raised"):
+            rig(slots=slots).play(chunks_of(A=1))
+
+    def test_decisions_rest_a_while_but_never_long(self, rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A process that was stopped in a decision must not rest four times as long."""
+        pool = EnginePool(rig().config)
+
+        async def play() -> list[float]:
+            loop, rests = asyncio.get_running_loop(), []
+            for took_s in (0.0, 0.01, 100.0):
+                now = loop.time()
+                pool._decided_until = 0.0
+                times = iter([now - took_s, now])
+                monkeypatch.setattr(loop, "time", partial(next, times))
+                pool._decide_now()
+                monkeypatch.undo()
+                rests.append(pool._decided_until - now)
+            return rests
+
+        assert asyncio.run(play()) == pytest.approx([0.0, 0.04, 0.25])
 
     def test_speed_is_measured_with_the_batch_there_was_and_not_with_what_its_last_row_left(
         self, monkeypatch: pytest.MonkeyPatch

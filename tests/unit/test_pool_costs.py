@@ -92,6 +92,16 @@ def test_what_was_never_measured_is_as_far_off_its_prior_as_others_are(book: Cos
     assert (after.step_s, after.sequence_s) == pytest.approx((3 * before.step_s, 3 * before.sequence_s))
 
 
+def test_what_servers_take_says_nothing_of_engines(book: CostBook) -> None:
+    """A server is reached in no time and writes slowly; of its size nothing is known."""
+    before = book.costs().of("k")
+    for key in ("server-a", "server-b"):
+        book.describe(key, EngineFacts(weight_bytes=0, kv_bytes_per_token=0, shape=""))
+        book.loaded(key, 0.001)
+        book.generated(key, 100, 1000.0, 1)
+    assert book.costs().of("k") == before
+
+
 def test_a_measured_engine_learns_from_itself_alone(book: CostBook) -> None:
     book.describe("l", FACTS)
     book.loaded("l", 5.0)

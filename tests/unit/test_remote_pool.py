@@ -128,7 +128,7 @@ class TestOnline:
             assert isinstance(first, Grant)
             assert {g.slot for g in elsewhere if isinstance(g, Grant)} == {"remote-0"}
             waiting = asyncio.create_task(pool.reserve(ticket(3, "C")))
-            await settle()
+            await settle(pool)
             assert not waiting.done()
             assert slots.loads == [("slot-0", "A"), ("remote-0", "B")]
             waiting.cancel()
@@ -138,10 +138,10 @@ class TestOnline:
     def test_no_more_are_let_through_than_the_server_is_to_have(self, play: Callable[..., None]) -> None:
         async def test(pool: OnlinePool, _: Slots) -> None:
             waiting = [asyncio.create_task(pool.reserve(ticket(i, "B"))) for i in range(6)]
-            await settle()
+            await settle(pool)
             assert sum(w.done() for w in waiting) == SEATS
             pool.release("t0", 10)
-            await settle()
+            await settle(pool)
             assert sum(w.done() for w in waiting) == SEATS + 1
             for w in waiting:
                 w.cancel()

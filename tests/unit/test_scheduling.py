@@ -125,6 +125,16 @@ class TestHosts:
         groups = [group("long", rows=20, mean=5000, longest_tokens=20_000), *(group(f"g{i}") for i in range(8))]
         assert hosts_wanted(groups, COSTS, slots=2, capacity=256)["long"] == 1
 
+    def test_engines_that_generate_shorter_than_they_load_take_as_long_as_their_loads(self) -> None:
+        """Fourteen engines of 5.6 s leave a slot more to the long group if their loads are hidden in a second."""
+        big = group("big", rows=66, mean=5000, longest_tokens=9000)
+        tiny = [group(f"tiny{i}", rows=20, mean=300, longest_tokens=500) for i in range(14)]
+        hosts = [
+            hosts_wanted([big, *tiny], Costs(by_key={}, default=replace(COST, load_s=load_s)), slots=8, capacity=256)
+            for load_s in (1.0, 10.0)
+        ]
+        assert [wanted["big"] for wanted in hosts] == [7, 6]
+
     def test_groups_with_long_tails_share_all_slots_by_their_work_whichever_has_the_longest_row(self) -> None:
         """The wrong guess of one group's longest row leaves the other neither without hosts nor with too many."""
         costs = Costs(by_key={}, default=replace(COST, sequence_s=0.001))
