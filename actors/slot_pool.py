@@ -70,7 +70,7 @@ class SlotPool(ABC):
 
     What is done with the slots is the subclass's: `_dispatch` is called whenever that may have changed, and
     `_decide_all` follows. What changes meanwhile is looked at once, and the looking takes a fifth of the loop's time at
-    most, however many slots there are.
+    most, unless once takes longer than a sixteenth of a second.
     """
 
     def __init__(self, config: PoolConfig) -> None:
