@@ -25,7 +25,7 @@ from symoe_ray.config import load
 from symoe_ray.core import InputError, Profile
 from symoe_ray.fingerprints import digest
 from symoe_ray.ledger import missing_chunks
-from symoe_ray.length_estimates import unseen_tokens
+from symoe_ray.length_estimates import most_tokens, unseen_tokens
 from symoe_ray.ports import Embedder
 from symoe_ray.profiles import merged, profile_of
 from symoe_ray.replaying import adjust, grid_of, replay_table
@@ -183,9 +183,10 @@ def _have(run: Run, stage: str, rows: Sequence[Row]) -> None:
         files[expert] = [f"{folder}/expert={expert}/part-0.parquet"]
         table = table_of(sorted(own, key=lambda row: row["shard"]), REQUESTS)
         run.storage.write_table(files[expert][0], table)
-    estimate = {e.name: unseen_tokens(e.sampling.max_tokens) for e in run.settings.pool.experts}
+    most = {e.name: most_tokens(run.settings, stage, e) for e in run.settings.pool.experts}
+    estimate = {name: unseen_tokens(limit) for name, limit in most.items()}
     rows_at_once = run.settings.engine.chunk_rows
-    chunks = list(missing_chunks(run.storage, stage, files, chunk_rows=rows_at_once, estimate=estimate))
+    chunks = list(missing_chunks(run.storage, stage, files, chunk_rows=rows_at_once, estimate=estimate, most=most))
     if chunks:
         run.say(f"replay: {sum(c.rows for c in chunks)} requests for stage {stage}")
         run.pool().generate("replay", chunks, run.on_progress)
