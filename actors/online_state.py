@@ -92,6 +92,7 @@ class Queue:
     load_error: str = ""
     failed_at: float = 0.0
     mean_tokens: float = 0.0
+    mean_prompt: float = 0.0
 
     @property
     def rows(self) -> int:
@@ -107,10 +108,10 @@ class Queue:
         """How many tokens a request will write: what others wrote on average, at most what it may."""
         return min(ticket.tokens, round((self.mean_tokens or USUAL_TOKENS) * ticket.rows))
 
-    def learn(self, tokens: int, rows: int) -> None:
-        """Note what a request wrote: a moving average."""
-        mean = tokens / max(1, rows)
-        self.mean_tokens = 0.9 * self.mean_tokens + 0.1 * mean if self.mean_tokens else mean
+    def learn(self, tokens: int, rows: int, prompt_tokens: int = 0) -> None:
+        """Note what a request wrote, and read: moving averages."""
+        self.mean_tokens = _moved(self.mean_tokens, tokens / max(1, rows))
+        self.mean_prompt = _moved(self.mean_prompt, prompt_tokens)
 
     def take(self, rows: int) -> list[Waiting]:
         """The oldest requests, of at least so many rows together."""
@@ -119,12 +120,13 @@ class Queue:
             taken.append(self.waiting.popleft())
         return taken
 
-    def view(self, *, hosts: int, starting_rows: int, shape: str) -> GroupView:
+    def view(self, *, hosts: int, starting_rows: int, shape: str, capacity: int) -> GroupView:
         """The queue as the policy sees it."""
         longest = max((w.tokens // w.ticket.rows for w in self.waiting), default=round(self.mean_tokens))
         return GroupView(
             key=self.key, rows=self.rows, tokens=sum(w.tokens for w in self.waiting), running_rows=self.running_rows,
             longest_tokens=longest, hosts=hosts, shape=shape, starting_rows=starting_rows, oldest_s=self.oldest_s,
+            capacity=capacity,
         )  # fmt: skip
 
     def status(self) -> QueueStatus:
@@ -132,3 +134,7 @@ class Queue:
         return QueueStatus(
             key=self.key, experts=self.experts, waiting=self.rows, running=self.running_rows, oldest_s=self.oldest_s
         )
+
+
+def _moved(mean: float, by: float) -> float:
+    return 0.9 * mean + 0.1 * by if mean else by

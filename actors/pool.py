@@ -124,7 +124,8 @@ class EnginePool(SlotPool):
 
     def _lend(self, stage: StageState, slot: SlotState, chunk: Chunk) -> None:
         key = self._experts[chunk.expert].engine_key
-        stage.groups[key].running_rows += chunk.rows
+        sequences = chunk.sequences or chunk.rows
+        stage.groups[key].running += sequences
         if slot.key != key:
             slot.key, slot.loaded, slot.promised = key, False, ""
             slot.had.add(key)
@@ -132,8 +133,8 @@ class EnginePool(SlotPool):
         name, now = f"{self._leases:06d}", time.monotonic()
         if not slot.leases:
             slot.measure_from_now()
-        slot.count()
-        slot.leases[name], slot.leased_at = chunk.rows, now
+        slot.count(self._capacity(key))
+        slot.leases[name], slot.leased_at = sequences, now
         self._spawn(self._work(stage, slot, chunk, name))
 
     async def _work(self, stage: StageState, slot: SlotState, chunk: Chunk, lease: str) -> None:
@@ -189,7 +190,7 @@ class EnginePool(SlotPool):
 
         A part that cannot be committed ends the stage.
         """
-        is_last = not any(group.rows or group.running_rows for group in stage.groups.values())
+        is_last = not any(group.rows or group.running for group in stage.groups.values())
         try:
             await self._commits.commit(part, hurry=hurry or is_last)
         except Exception as error:
@@ -203,6 +204,8 @@ class EnginePool(SlotPool):
             group = stage.groups[self._experts[part.expert].engine_key]
             group.finished_samples += good
             group.finished_tokens += part.completion_tokens
+            group.finished_requests += part.requests
+            group.finished_prompt_tokens += part.prompt_tokens
         return part
 
     def _load_failed(self, stage: StageState, slot: SlotState, expert: str, key: str, error: LoadError) -> None:
@@ -219,6 +222,10 @@ class EnginePool(SlotPool):
         assert self._stage is not None
         most = self._config.engine.max_attempts
         return self._serves(slot, key) and self._stage.load_failures[slot.info.id, key] < most
+
+    def _lengths(self, key: str) -> tuple[float, float]:
+        group = self._stage.groups.get(key) if self._stage else None
+        return (group.prompt_tokens, group.sequence_tokens) if group else (0.0, 0.0)
 
     def _label(self) -> str:
         return self._stage.name if self._stage else ""
@@ -310,9 +317,10 @@ class EnginePool(SlotPool):
     def _finish_rows(self, stage: StageState, slot: SlotState, lease: str, chunk: Chunk, left: int) -> None:
         """Note how many rows of a lease are unfinished."""
         key = self._experts[chunk.expert].engine_key
-        slot.count()
-        stage.groups[key].running_rows += max(0, left) - slot.leases[lease]
-        slot.leases[lease] = max(0, left)
+        slot.count(self._capacity(key))
+        sequences = max(0, left) * (chunk.sequences or chunk.rows) // chunk.rows
+        stage.groups[key].running += sequences - slot.leases[lease]
+        slot.leases[lease] = sequences
 
     def _free(self, stage: StageState, slot: SlotState, lease: str, chunk: Chunk) -> None:
         """A lease has ended: its slot has room for others."""
@@ -347,13 +355,13 @@ class EnginePool(SlotPool):
             if slot.available:
                 hosts.update({slot.key, slot.promised})
                 if not slot.loaded:
-                    starting[slot.key] += slot.rows
+                    starting[slot.key] += slot.sequences
         views = {
             key: GroupView(
-                key=key, rows=group.rows, tokens=round(group.rows * group.row_tokens),
-                longest_tokens=longest_tokens(group.sample_tokens, group.total_samples, group.most),
-                running_rows=group.running_rows, starting_rows=starting[key], hosts=hosts[key],
-                shape=self._costs.shape(key),
+                key=key, rows=group.sequences, tokens=round(group.sequences * group.sequence_tokens),
+                longest_tokens=longest_tokens(group.sequence_tokens, group.total, group.most),
+                running_rows=group.running, starting_rows=starting[key], hosts=hosts[key],
+                shape=self._costs.shape(key), capacity=self._capacity(key),
                 tensor_parallel_size=self._sizes[key][0] if self._on_gpus else 1,
             )
             for key, group in stage.groups.items()
@@ -372,7 +380,12 @@ def _left(chunk: Chunk, parts: Sequence[Part]) -> Chunk:
     """What a chunk lacks when these parts of it count."""
     came = {row for part in parts for row in part.done}
     partial = tuple(p for p in chunk.partial if p[0] not in came)
-    return replace(chunk, done=tuple(sorted({*chunk.done, *came})), partial=partial, rows=chunk.rows - len(came))
+    rows = chunk.rows - len(came)
+    tokens, samples, sequences = (n * rows // chunk.rows for n in (chunk.tokens, chunk.samples, chunk.sequences))
+    return replace(
+        chunk, done=tuple(sorted({*chunk.done, *came})), partial=partial, rows=rows, tokens=tokens, samples=samples,
+        sequences=sequences,
+    )  # fmt: skip
 
 
 def _unexpected(where: str, error: Exception) -> Exception:

@@ -8,6 +8,7 @@ from statistics import median
 
 from actors.engine_plans import EngineFacts
 from symoe_ray.engine_costs import Costs, EngineCost, learned, prior_cost
+from symoe_ray.engine_room import Room
 
 UNKNOWN = EngineFacts(weight_bytes=500_000_000, kv_bytes_per_token=30_000, shape="")
 
@@ -28,6 +29,7 @@ class CostBook:
         self._cuda = cuda
         self._priors: dict[str, EngineCost] = {}
         self._shapes: dict[str, str] = {}
+        self._rooms: dict[str, Room] = {}
         self._sized: set[str] = set()
         self._seen: dict[str, _Seen] = defaultdict(_Seen)
         self._costs: Costs | None = None
@@ -40,6 +42,10 @@ class CostBook:
         """The shape of an engine, "" if it is not known."""
         return self._shapes.get(key, "")
 
+    def room(self, key: str) -> Room | None:
+        """What an engine works on at once, None if it is not known: as it said itself, else as computed."""
+        return self._rooms.get(key)
+
     def describe(self, key: str, facts: EngineFacts, gpus: int = 1) -> None:
         """Note the sizes of an engine over so many GPUs."""
         if facts.weight_bytes:
@@ -48,6 +54,12 @@ class CostBook:
         else:
             self._priors[key] = self._default
         self._shapes[key], self._costs = facts.shape, None
+        if facts.room is not None:
+            self._rooms.setdefault(key, facts.room)
+
+    def has_room(self, key: str, room: Room) -> None:
+        """Note what a live engine works on at once."""
+        self._rooms[key] = room
 
     def loaded(self, key: str, seconds: float) -> None:
         """Note how long a fork or spawn of an engine took."""

@@ -14,21 +14,23 @@ from typing import Any
 from actors.placing import Reservation
 from actors.slot import SlotInfo
 from symoe_ray.core import ExpertSpec, Failure
+from symoe_ray.engine_room import PROMPT_TOKENS
 from symoe_ray.ledger import Chunk, split
 from symoe_ray.slot_places import Place
 from symoe_ray.storage import Storage
 
-ESTIMATE_SAMPLES = 8
+ESTIMATE_SEQUENCES = 8
 
 
 @dataclass(slots=True)
 class SlotState:
-    """A slot: the engine key it has or is loading, the one promised next, the rows of each lease that are unfinished.
+    """A slot: the engine key it has or is loading, the one promised next, what each lease has left to generate, in
+    sequences.
 
     `tokens` is what its engine had generated when it was last asked. Since `measured_at`, for the measure of its speed,
-    it has committed `written` tokens, and its rows have run for `row_seconds` in all until `counted_at`. `alone`: it
-    works on a suspect chunk and gets nothing else. `serves` is the engine key of a server's model, if it is the slot of
-    one ("": it has engines). Times are those of `time.monotonic`.
+    it has committed `written` tokens, and its sequences have run for `sequence_seconds` in all until `counted_at`.
+    `alone`: it works on a suspect chunk and gets nothing else. `serves` is the engine key of a server's model, if it is
+    the slot of one ("": it has engines). Times are those of `time.monotonic`.
     """
 
     info: SlotInfo
@@ -43,7 +45,6 @@ class SlotState:
     loaded_expert: str = ""
     adapters: set[str] = field(default_factory=set)
     asleep: frozenset[str] = frozenset()
-    capacity: int = 0
     available: bool = True
     gone: bool = False
     state: str = "idle"
@@ -51,7 +52,7 @@ class SlotState:
     tokens: int = 0
     written: int = 0
     measured_at: float = 0.0
-    row_seconds: float = 0.0
+    sequence_seconds: float = 0.0
     counted_at: float = 0.0
     leased_at: float = 0.0
     had: set[str] = field(default_factory=set)
@@ -60,71 +61,78 @@ class SlotState:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
-    def rows(self) -> int:
-        """Rows leased to it and not finished."""
+    def sequences(self) -> int:
+        """Sequences leased to it and not finished."""
         return sum(self.leases.values())
 
-    def count(self) -> None:
-        """Add up how long its rows have run: to be called before there are more or fewer of them."""
-        now, running = time.monotonic(), self.rows
-        self.row_seconds += (min(running, self.capacity) if self.capacity else running) * (now - self.counted_at)
+    def count(self, capacity: int) -> None:
+        """Add up how long its sequences have run, so many at once: to be called before there are more or fewer."""
+        now = time.monotonic()
+        self.sequence_seconds += min(self.sequences, capacity) * (now - self.counted_at)
         self.counted_at = now
 
     def measure_from_now(self) -> None:
         """Begin to measure its speed anew."""
         self.measured_at = self.counted_at = time.monotonic()
-        self.written, self.row_seconds = 0, 0.0
+        self.written, self.sequence_seconds = 0, 0.0
 
 
 @dataclass(slots=True)
 class Group:
-    """The chunks of one engine key that wait, with their rows and estimated tokens, and the rows that are leased.
+    """The chunks of one engine key that wait, with their rows, sequences and estimated tokens.
 
-    `expected` is what a sample was estimated to write when the stage began, `total_samples` how many there were in
-    `total_rows`, `most` the limit of one (0: not known). `finished_samples` and `finished_tokens` are committed.
+    A sequence is a sample that is generated: all of them, but for the copies of a greedy one. `running` are leased and
+    not finished. When the stage began there were `total` in `total_samples`, of which each was expected to write
+    `expected` tokens, `most` at most (0: not known), after a prompt of `prompt` tokens (0: not known). `finished_` are
+    committed.
     """
 
     waiting: deque[Chunk] = field(default_factory=deque)
     rows: int = 0
+    sequences: int = 0
     tokens: int = 0
-    running_rows: int = 0
+    running: int = 0
     expected: float = 0.0
-    total_rows: int = 0
+    prompt: float = 0.0
+    total: int = 0
     total_samples: int = 0
     most: int = 0
     finished_samples: int = 0
     finished_tokens: int = 0
+    finished_requests: int = 0
+    finished_prompt_tokens: int = 0
 
     @property
-    def sample_tokens(self) -> float:
-        """What a sample that waits will write: the mean of those that are finished, as far as it can be trusted.
+    def sequence_tokens(self) -> float:
+        """What a sequence that waits will write: the mean of those that are finished, as far as it can be trusted.
 
-        Short ones finish first, so those that run count as estimated, and so do `ESTIMATE_SAMPLES` more.
+        Short ones finish first, so those that run count as estimated, and so do `ESTIMATE_SEQUENCES` more.
         """
-        guessed = self.running_rows * self._samples_each + ESTIMATE_SAMPLES
-        return (self.finished_tokens + guessed * self.expected) / (self.finished_samples + guessed)
+        finished = self.finished_samples * self.total / max(1, self.total_samples)
+        guessed = self.running + ESTIMATE_SEQUENCES
+        return (self.finished_tokens + guessed * self.expected) / (finished + guessed)
 
     @property
-    def row_tokens(self) -> float:
-        """What a row that waits will write, all its samples together."""
-        return self.sample_tokens * self._samples_each
-
-    @property
-    def _samples_each(self) -> float:
-        return self.total_samples / max(1, self.total_rows)
+    def prompt_tokens(self) -> float:
+        """Of the prompt of a row that waits."""
+        guessed = (self.prompt or PROMPT_TOKENS) * ESTIMATE_SEQUENCES
+        return (self.finished_prompt_tokens + guessed) / (self.finished_requests + ESTIMATE_SEQUENCES)
 
     def put(self, chunk: Chunk, *, first: bool = False) -> None:
         """Let a chunk wait, behind the others or before them."""
         (self.waiting.appendleft if first else self.waiting.append)(chunk)
         self.rows += chunk.rows
+        self.sequences += chunk.sequences or chunk.rows
         self.tokens += chunk.tokens
 
-    def take(self, rows: int) -> tuple[Chunk, bool]:
-        """The next chunk, or so many rows of it; whether a rest of it stays."""
+    def take(self, sequences: int) -> tuple[Chunk, bool]:
+        """The next chunk, or as many rows of it as have so many sequences, at least one; whether a rest of it stays."""
         chunk = self.waiting.popleft()
+        own = chunk.sequences or chunk.rows
         self.rows -= chunk.rows
+        self.sequences -= own
         self.tokens -= chunk.tokens
-        taken, rest = split(chunk, rows)
+        taken, rest = split(chunk, max(1, sequences * chunk.rows // own))
         if rest is not None:
             self.put(rest, first=True)
         return taken, rest is not None
@@ -200,9 +208,10 @@ def stage_of(
         group = groups[spec.engine_key]
         group.put(chunk)
         group.total_samples += chunk.samples or chunk.rows
+        group.prompt = max(group.prompt, chunk.prompt)
         group.most = max(group.most, chunk.most or spec.sampling.max_tokens)
     for group in groups.values():
-        group.total_rows, group.expected = group.rows, group.tokens / max(1, group.total_samples)
+        group.total, group.expected = group.sequences, group.tokens / max(1, group.sequences)
     return StageState(
         name=name, groups=dict(groups), total_rows=sum(c.rows for c in chunks), open_chunks=len(chunks),
         then=frozenset(experts[name].engine_key for name in then),

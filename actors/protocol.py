@@ -64,13 +64,17 @@ class Abort(msgspec.Struct, tag=True, frozen=True, kw_only=True):
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True, kw_only=True):
-    """The engine accepts requests. `modules` were imported on the way, which a zygote can do beforehand next time."""
+    """The engine accepts requests. `modules` were imported on the way, which a zygote can do beforehand next time.
+
+    `kv_tokens` fit into its KV cache (0: without limit).
+    """
 
     pid: int
     seconds: float
     max_num_seqs: int
     max_model_len: int
     modules: list[str]
+    kv_tokens: int = 0
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

@@ -16,6 +16,7 @@ from actors.remote_check import missing_model, read_key
 from actors.remote_client import Clock, RemoteClient, RemoteError
 from actors.slot import Loaded, Slot, SlotConfig, SlotInfo, Told
 from symoe_ray.core import Completion, Failure, Request, ResourceError
+from symoe_ray.engine_room import Room
 from symoe_ray.remote_requests import chat_body
 from symoe_ray.serving.asking import Ask, Growth, Reply
 
@@ -63,7 +64,7 @@ class RemoteSlot(Slot):
             raise LoadError(str(error)) from error
         seconds = self._clock.now_s() - started
         return Loaded(
-            tier="remote", seconds=seconds, start_s=seconds, bytes=0, capacity=self._spec.server.max_concurrency,
+            tier="remote", seconds=seconds, start_s=seconds, bytes=0, room=Room(self._spec.server.max_concurrency),
             beside=False, note="",
         )  # fmt: skip
 

@@ -25,6 +25,7 @@ from actors.models import weight_bytes
 from actors.platform import cores_of, engine_environment, visible_gpus
 from actors.read_ahead import read_ahead
 from symoe_ray.core import Completion, ExpertSpec, Failure, Request, ResourceError
+from symoe_ray.engine_room import Room
 from symoe_ray.fingerprints import digest
 from symoe_ray.ledger import Chunk, Part, work_of
 from symoe_ray.retrying import delay_s
@@ -74,15 +75,15 @@ class Loaded:
     """An expert is on the slot: `seconds` from the request to a live engine, the old one's end included.
 
     `start_s` is how long the engine itself took, which is more where it was started `beside` the one before; why it was
-    not, though it was to be, is in `not_beside`. `capacity` is how many sequences it runs at once, `asleep` the keys of
-    the engines that sleep on the slot.
+    not, though it was to be, is in `not_beside`. `room` is what it works on at once, `asleep` the keys of the engines
+    that sleep on the slot.
     """
 
     tier: str
     seconds: float
     start_s: float
     bytes: int
-    capacity: int
+    room: Room
     beside: bool
     note: str
     not_beside: str = ""
@@ -187,8 +188,8 @@ class Slot:
         size = 0 if self._config.engine.kind == "fake" else weight_bytes(self._plans.path(expert))
         return Loaded(
             tier="lora" if there and spec.lora else report.tier, seconds=time.monotonic() - started,
-            start_s=report.start_s, bytes=size, capacity=report.max_num_seqs, beside=report.beside, note=report.note,
-            not_beside="" if report.beside else hindered, asleep=tuple(self._host.asleep),
+            start_s=report.start_s, bytes=size, room=Room(report.max_num_seqs, report.kv_tokens), beside=report.beside,
+            note=report.note, not_beside="" if report.beside else hindered, asleep=tuple(self._host.asleep),
         )  # fmt: skip
 
     async def prepare(self, expert: str) -> Prefetched:

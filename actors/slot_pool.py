@@ -26,6 +26,7 @@ from actors.pool_state import EventLog, SlotState
 from actors.remote_slot import RemoteSlotActor
 from actors.slot import Loaded, RestartedError, SlotActor, SlotConfig, SlotInfo
 from symoe_ray.core import ExpertSpec, ResourceError
+from symoe_ray.engine_room import Room
 from symoe_ray.remote_slots import remote_slots
 from symoe_ray.scheduling import GroupView, SlotView
 from symoe_ray.settings import EngineSettings
@@ -242,7 +243,8 @@ class SlotPool(ABC):
             num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=1000, scheduling_strategy=here
         ).remote(config)
         info = await actor.start.remote()
-        return SlotState(info=info, actor=actor, serves=key, capacity=config.experts[0].server.max_concurrency)
+        self._costs.has_room(key, Room(config.experts[0].server.max_concurrency))
+        return SlotState(info=info, actor=actor, serves=key)
 
     def _serves(self, slot: SlotState, key: str) -> bool:
         """Whether requests of a key are a slot's: a server's go to its own, all others to those with room for it."""
@@ -314,7 +316,8 @@ class SlotPool(ABC):
             swap = not slot.loaded
             slot.state, slot.expert = "load", expert
             loaded = await slot.actor.load.remote(expert)
-            slot.capacity, slot.loaded = loaded.capacity, True
+            slot.loaded = True
+            self._costs.has_room(key, loaded.room)
             if swap:
                 self._note_end(slot, frozenset(loaded.asleep))
                 slot.loaded_expert, slot.adapters = expert, set()
@@ -399,18 +402,28 @@ class SlotPool(ABC):
 
     def _measure(self, slot: SlotState, key: str) -> None:
         """Note what a slot has written since the last time, and with how many sequences on average."""
-        slot.count()
+        slot.count(self._capacity(key))
         seconds = slot.counted_at - slot.measured_at
         if slot.written and slot.loaded and seconds > 0:
-            self._costs.generated(key, slot.written, seconds, slot.row_seconds / seconds)
+            self._costs.generated(key, slot.written, seconds, slot.sequence_seconds / seconds)
         slot.measure_from_now()
+
+    @abstractmethod
+    def _lengths(self, key: str) -> tuple[float, float]:
+        """Tokens of a prompt and of an answer of an engine, on average, as far as one knows."""
+
+    def _capacity(self, key: str) -> int:
+        """How many samples an engine works on at once; "": one of which nothing is known."""
+        room = self._costs.room(key)
+        if room is None:
+            return self._config.engine.max_num_seqs or (GPU_CAPACITY if self._on_gpus else CPU_CAPACITY)
+        return room.sequences(*self._lengths(key))
 
     def _view(self, slot: SlotState, keys: Mapping[str, object]) -> SlotView:
         """A slot as the policy sees it; `keys` are those that there is work for."""
-        usual = GPU_CAPACITY if self._on_gpus else CPU_CAPACITY
         return SlotView(
-            id=slot.info.id, resident=slot.key, promised=slot.promised, rows=slot.rows,
-            capacity=slot.capacity or self._config.engine.max_num_seqs or usual, had=frozenset(slot.had),
+            id=slot.info.id, resident=slot.key, promised=slot.promised, rows=slot.sequences,
+            capacity=self._capacity(slot.key), had=frozenset(slot.had),
             barred=frozenset(key for key in keys if not self._fits(slot, key)), asleep=slot.asleep,
             tensor_parallel_size=max(1, slot.place.gpus), available=slot.available, ready=slot.loaded,
             since_lease_s=time.monotonic() - slot.leased_at,

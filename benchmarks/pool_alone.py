@@ -22,6 +22,7 @@ from actors.engine_plans import EngineFacts
 from actors.pool import EnginePool, PoolConfig
 from actors.slot import Loaded, Prefetched, SlotConfig, SlotInfo
 from symoe_ray.core import ExpertSpec
+from symoe_ray.engine_room import Room
 from symoe_ray.ledger import Chunk, Part
 from symoe_ray.settings import EngineSettings
 from symoe_ray.slot_places import anywhere
@@ -110,7 +111,7 @@ class Handle:
         return SlotInfo(id=self._id, node="here", pid=1, gpus=0)
 
     async def _load(self, _: str) -> Loaded:
-        return Loaded(tier="fork", seconds=0.0, start_s=0.0, bytes=0, capacity=CAPACITY, beside=False, note="")
+        return Loaded(tier="fork", seconds=0.0, start_s=0.0, bytes=0, room=Room(CAPACITY), beside=False, note="")
 
     async def _facts(self, experts: list[str]) -> dict[str, EngineFacts]:
         return dict.fromkeys(experts, EngineFacts(weight_bytes=0, kv_bytes_per_token=0, shape=""))

@@ -28,6 +28,7 @@ import numpy as np
 
 from symoe_ray.bounds import lower_bound_s
 from symoe_ray.engine_costs import prior_cost
+from symoe_ray.engine_room import PROMPT_TOKENS, running_tokens
 from symoe_ray.fixed_schedules import data_parallel, longest_first, round_robin
 from symoe_ray.simulation import Outcome, SimulatedGroup, simulate
 
@@ -41,16 +42,14 @@ SKEW = 20.0  # the most recruited expert has so many times the seats of the leas
 # Llama 3.1 8B: 8.03e9 parameters in bf16, 32 layers x 8 KV heads x 128 x 2 (K and V) x 2 bytes a token.
 WEIGHT_BYTES = 16_060_000_000
 KV_BYTES_PER_TOKEN = 131_072
-PROMPT_TOKENS = 300
 # Lengths: the means are 13x apart, cut where conf/pool/paper16.yaml cuts them. Lognormal, as answers' lengths have
 # heavy tails (arXiv 2604.00499 fits a log-t distribution). SIGMA has no source, it is an assumption: the README shows
 # what other values do.
 MEAN_TOKENS = {False: 400, True: 5200}
 MAX_TOKENS = {False: 4096, True: 32768}
 SIGMA = 0.6
-# An 80 GB GPU at 0.9 less the weights and 4 GB of activations and graphs leaves 52 GB, 396,000 tokens of KV cache. A
-# sequence met in a running batch has come half its way, and long ones are met more often: on average
-# prompt + mean exp(sigma^2) / 2 tokens. 256 plain sequences fit; of the reasoning ones 100.
+# An 80 GB GPU at 0.9 less the weights and 4 GB of activations and graphs leaves 52 GB, 396,000 tokens of KV cache: room
+# for 256 plain sequences at a time, and for 98 of the reasoning ones.
 KV_TOKENS = 396_000
 # The policy's estimates. 250 to 500 profile answers tell a mean to sigma / sqrt(n), 3 to 4 percent; other questions may
 # differ, so it is off by a lognormal factor of three times that. The longest follows from the mean and the row count
@@ -123,9 +122,9 @@ def _group(index: int, rows: int, random: np.random.Generator, sigma: float = SI
     reasoning = index < REASONING
     mean, most = MEAN_TOKENS[reasoning], MAX_TOKENS[reasoning]
     lengths = np.clip(random.lognormal(np.log(mean) - sigma**2 / 2, sigma, rows).round(), 1, most)
-    context = PROMPT_TOKENS + mean * np.exp(sigma**2) / 2
+    context = running_tokens(PROMPT_TOKENS, mean, sigma)
     cost = prior_cost(
-        WEIGHT_BYTES, KV_BYTES_PER_TOKEN, cuda=True, context_tokens=float(context), prompt_tokens=PROMPT_TOKENS,
+        WEIGHT_BYTES, KV_BYTES_PER_TOKEN, cuda=True, context_tokens=context, prompt_tokens=PROMPT_TOKENS,
         answer_tokens=mean,
     )  # fmt: skip
     wrong = random.lognormal(0.0, ESTIMATE_SIGMA, 2)

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipelines.run import Run
 from symoe_ray.ledger import Chunk, Commits, missing_chunks
-from symoe_ray.length_estimates import expected_tokens, most_tokens
+from symoe_ray.length_estimates import expected_tokens, most_tokens, seen_lengths
 from symoe_ray.shard_files import in_shards, of_shards
 from symoe_ray.storage import Storage
 from symoe_ray.tables import REQUESTS, SEATS, table_of
@@ -108,10 +108,10 @@ def _on_batch(uri: str, function: Collect, schema: pa.Schema, batch: pa.Table) -
 def _missing(run: Run, stage: str, files: dict[str, list[str]], chunk_rows: int) -> list[Chunk]:
     commits = Commits(run.storage)
     most = {e.name: most_tokens(run.settings, stage, e) for e in run.settings.pool.experts}
-    estimate = expected_tokens(most, [commits.each_part(name) for name in (stage, LIKE.get(stage, "")) if name])
+    seen = seen_lengths([commits.each_part(name) for name in (stage, LIKE.get(stage, "")) if name])
     return list(
         missing_chunks(
-            run.storage, stage, files, chunk_rows=chunk_rows, estimate=estimate, most=most,
-            retry_failed=run.retry_failed,
+            run.storage, stage, files, chunk_rows=chunk_rows, estimate=expected_tokens(most, seen), most=most,
+            prompts={name: lengths.prompt for name, lengths in seen.items()}, retry_failed=run.retry_failed,
         )
     )  # fmt: skip

@@ -33,7 +33,8 @@ class Chunk:
 
     `partial` holds the rows that lack only some samples, as (row, first sample, count). `tokens` is the estimated
     output of its `samples` (0: one a row), each of `most` tokens at most (0: as the expert's sampling says). `deaths`
-    counts the slot actors that have died with it.
+    counts the slot actors that have died with it. `sequences` are its samples less the copies of greedy ones (0: one a
+    row), after prompts of `prompt` tokens on average (0: not known).
     """
 
     id: str
@@ -49,6 +50,8 @@ class Chunk:
     done: tuple[int, ...] = ()
     partial: tuple[tuple[int, int, int], ...] = ()
     deaths: int = 0
+    sequences: int = 0
+    prompt: float = 0.0
 
 
 def split(chunk: Chunk, rows: int) -> tuple[Chunk, Chunk | None]:
@@ -59,12 +62,14 @@ def split(chunk: Chunk, rows: int) -> tuple[Chunk, Chunk | None]:
     while lacking < rows:
         lacking += cut not in done
         cut += 1
-    tokens, samples = chunk.tokens * rows // chunk.rows, chunk.samples * rows // chunk.rows
+    tokens, samples, sequences = (n * rows // chunk.rows for n in (chunk.tokens, chunk.samples, chunk.sequences))
     return (
-        replace(chunk, stop=cut, rows=rows, tokens=tokens, samples=samples, **_within(chunk, chunk.start, cut)),
+        replace(chunk, stop=cut, rows=rows, tokens=tokens, samples=samples, sequences=sequences,
+                **_within(chunk, chunk.start, cut)),
         replace(
             chunk, id=f"{chunk.id.rsplit('-', 1)[0]}-{cut}", start=cut, rows=chunk.rows - rows,
-            tokens=chunk.tokens - tokens, samples=chunk.samples - samples, **_within(chunk, cut, chunk.stop),
+            tokens=chunk.tokens - tokens, samples=chunk.samples - samples,
+            sequences=chunk.sequences - sequences, **_within(chunk, cut, chunk.stop),
         ),
     )  # fmt: skip
 
@@ -270,12 +275,13 @@ def missing_chunks(
     chunk_rows: int,
     estimate: Mapping[str, int],
     most: Mapping[str, int] | None = None,
+    prompts: Mapping[str, float] | None = None,
     retry_failed: bool = False,
 ) -> Iterator[Chunk]:
     """The work that a stage still needs: expert -> request files, cut into chunks, less what is committed.
 
-    `estimate` is the expected output in tokens of one sample, per expert, and `most` its limit. With `retry_failed` a
-    committed failure counts as missing. Only one file's keys are in memory at a time.
+    `estimate` is the expected output in tokens of one sample, per expert, `most` its limit, and `prompts` the tokens of
+    a prompt. With `retry_failed` a committed failure counts as missing. Only one file's keys are in memory at a time.
     """
     parts: dict[tuple[str, int], list[str]] = defaultdict(list)
     for path, expert, shards in Commits(storage).files(stage):
@@ -283,17 +289,17 @@ def missing_chunks(
             parts[expert, shard].append(path)
     for expert, files in request_files.items():
         for path in files:
-            requests = storage.read_table(path, ["request_id", "shard", "n"])
+            requests = storage.read_table(path, ["request_id", "shard", "n", "sampling.temperature"])
             ids = list(zip(requests["request_id"].to_pylist(), requests["shard"].to_pylist(), strict=True))
-            counts = requests["n"].to_pylist()
+            counts, greedy = requests["n"].to_pylist(), [t == 0 for t in requests["temperature"].to_pylist()]
             own = {shard for _, shard in ids}
             paths = dict.fromkeys(part for shard in sorted(own) for part in parts[expert, shard])
             have = _committed_samples(storage, paths, own, retry_failed)
             for start in range(0, len(ids), chunk_rows):
                 stop = min(start + chunk_rows, len(ids))
-                chunk = _chunk(stage, expert, path, start, stop, ids, counts, have, estimate.get(expert, 1))
+                chunk = _chunk(stage, expert, path, start, stop, ids, counts, greedy, have, estimate.get(expert, 1))
                 if chunk is not None:
-                    yield replace(chunk, most=(most or {}).get(expert, 0))
+                    yield replace(chunk, most=(most or {}).get(expert, 0), prompt=(prompts or {}).get(expert, 0.0))
 
 
 def _committed_samples(
@@ -312,12 +318,13 @@ def _committed_samples(
 
 def _chunk(
     stage: str, expert: str, path: str, start: int, stop: int, ids: list[_Id], counts: list[int],
-    have: Mapping[_Id, set[int]], tokens: int,
+    greedy: list[bool], have: Mapping[_Id, set[int]], tokens: int,
 ) -> Chunk | None:  # fmt: skip
-    done, partial, samples = [], [], 0
+    done, partial, samples, sequences = [], [], 0, 0
     for row in range(start, stop):
         lacking = [i for i in range(counts[row]) if i not in have.get(ids[row], ())]
         samples += len(lacking)
+        sequences += min(1, len(lacking)) if greedy[row] else len(lacking)
         if not lacking:
             done.append(row)
         elif len(lacking) < counts[row]:
@@ -327,7 +334,7 @@ def _chunk(
     name = f"{digest(path, size=4)}-{start}"
     return Chunk(
         id=name, stage=stage, expert=expert, path=path, start=start, stop=stop, rows=stop - start - len(done),
-        tokens=tokens * samples, samples=samples, done=tuple(done), partial=tuple(partial),
+        tokens=tokens * samples, samples=samples, sequences=sequences, done=tuple(done), partial=tuple(partial),
     )  # fmt: skip
 
 

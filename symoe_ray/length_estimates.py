@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 
 from symoe_ray.core import ExpertSpec
@@ -25,17 +26,30 @@ def most_tokens(settings: Settings, stage: str, spec: ExpertSpec) -> int:
     return min(most, settings.max_tokens) if settings.max_tokens else most
 
 
-def expected_tokens(most: Mapping[str, int], stages: Sequence[Iterable[Part]]) -> dict[str, int]:
-    """Output tokens of one sample, by expert: the mean over its committed samples, `most` of which it writes.
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Mean tokens of an expert's samples, and of the prompts that they answer."""
+
+    answer: int
+    prompt: float
+
+
+def seen_lengths(stages: Sequence[Iterable[Part]]) -> dict[str, Lengths]:
+    """What committed samples and their prompts had, by expert.
 
     `stages` holds the committed parts of stages that ask much the same, the likest first: the first one where an
-    expert has samples decides. For one that has none anywhere it is `unseen_tokens`.
+    expert has samples decides.
     """
-    means: dict[str, int] = {}
+    found: dict[str, Lengths] = {}
     for parts in stages:
-        for expert, mean in _means(parts).items():
-            means.setdefault(expert, mean)
-    return {name: means.get(name) or unseen_tokens(limit) for name, limit in most.items()}
+        for expert, lengths in _means(parts).items():
+            found.setdefault(expert, lengths)
+    return found
+
+
+def expected_tokens(most: Mapping[str, int], seen: Mapping[str, Lengths]) -> dict[str, int]:
+    """Output tokens of one sample, by expert, `most` of which it writes: as seen, else `unseen_tokens`."""
+    return {name: seen[name].answer if name in seen else unseen_tokens(limit) for name, limit in most.items()}
 
 
 def unseen_tokens(most: int) -> int:
@@ -51,9 +65,15 @@ def longest_tokens(mean: float, rows: int, most: int) -> int:
     return max(1, min(most, round(mean * math.exp(SIGMA * quantile - SIGMA**2 / 2))))
 
 
-def _means(parts: Iterable[Part]) -> dict[str, int]:
-    samples, tokens = defaultdict[str, int](int), defaultdict[str, int](int)
+def _means(parts: Iterable[Part]) -> dict[str, Lengths]:
+    samples, tokens = Counter[str](), Counter[str]()
+    requests, prompts = Counter[str](), Counter[str]()
     for part in parts:
         samples[part.expert] += part.samples - part.failed
         tokens[part.expert] += part.completion_tokens
-    return {expert: max(1, round(tokens[expert] / count)) for expert, count in samples.items() if count}
+        requests[part.expert] += part.requests
+        prompts[part.expert] += part.prompt_tokens
+    return {
+        expert: Lengths(max(1, round(tokens[expert] / count)), prompts[expert] / max(1, requests[expert]))
+        for expert, count in samples.items() if count
+    }  # fmt: skip

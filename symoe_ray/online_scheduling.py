@@ -52,7 +52,7 @@ def admission_wait_s(
     """
     group, cost = groups.get(key), costs.of(key)
     if group is not None and group.hosts:
-        mean = group.mean_tokens or group.longest_tokens / 4
+        mean, capacity = group.mean_tokens or group.longest_tokens / 4, group.capacity or capacity
         beyond = max(0, group.rows + group.running_rows + 1 - group.hosts * capacity)
         return beyond * mean * (cost.step_s / capacity + cost.sequence_s) / group.hosts
     hosted = [g for g in groups.values() if g.hosts and (g.rows or g.running_rows)]
@@ -63,7 +63,7 @@ def admission_wait_s(
     drain = min((costs.of(g.key).step_s * g.longest for g in hosted), default=0.0)
     turns = (len(before) + 1 - max(0, free)) / max(1, slots)
     queued = sum(costs.of(g.key).load_s + costs.of(g.key).step_s * g.longest for g in before) / max(1, slots)
-    rounds = group.rows // capacity if group is not None else 0
+    rounds = group.rows // (group.capacity or capacity) if group is not None else 0
     return (1 + rounds) * (cost.load_s + drain * min(1.0, turns) + queued)
 
 
@@ -79,7 +79,7 @@ def _can(slot: SlotView, group: GroupView) -> bool:
 
 
 def _lease(slot: SlotView, group: GroupView, max_rows: int) -> Lease:
-    room = slot.capacity - (slot.rows if slot.resident == group.key else 0)
+    room = (group.capacity or slot.capacity) - (slot.rows if slot.resident == group.key else 0)
     share = -(-group.rows // max(1, group.hosts))
     return Lease(slot.id, group.key, max(1, min(share, room, max_rows)))
 
@@ -98,7 +98,7 @@ def _wants_host(group: GroupView, costs: Costs, capacity: int) -> bool:
     """No host yet, or more in its queue than its hosts can start while another loads."""
     if not group.hosts:
         return True
-    cost = costs.of(group.key)
+    cost, capacity = costs.of(group.key), group.capacity or capacity
     beyond = max(0, group.rows + group.running_rows - group.hosts * capacity)
     wait_s = beyond * group.mean_tokens * (cost.step_s / capacity + cost.sequence_s) / group.hosts
     return wait_s > cost.load_s

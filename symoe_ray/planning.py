@@ -12,6 +12,7 @@ from statistics import NormalDist
 
 from symoe_ray.core import ExpertSpec
 from symoe_ray.engine_costs import EngineCost, prior_cost
+from symoe_ray.engine_room import PROMPT_TOKENS, Room, running_tokens
 from symoe_ray.length_estimates import SIGMA, most_tokens, unseen_tokens
 from symoe_ray.remote_planning import PRIOR, TOKENS_PER_S, simulate_server, together
 from symoe_ray.remote_slots import remote_slots
@@ -21,8 +22,8 @@ from symoe_ray.simulation import Outcome, SimulatedGroup, Span, simulate
 from symoe_ray.stage_sizes import stage_requests
 
 SPREAD_ROWS = 4096
-PROMPT_TOKENS = 300
 CAPACITY = {False: 32, True: 256}
+GPU_ENGINE_BYTES = 1536 << 20  # what an engine has on a GPU beside weights and KV cache
 PRIOR_CORES = 2
 
 
@@ -191,9 +192,18 @@ def _simulated(
 
 def _two_fit(settings: Settings, machine: Machine) -> bool:
     """Whether any engine may start beside any other: on a GPU each takes `gpu_memory_utilization` of the memory."""
-    usual = settings.engine.gpu_memory_utilization
-    shares = sorted(float(str(e.engine_args.get("gpu_memory_utilization", usual))) for e in settings.pool.local)
+    shares = sorted(_argument(settings, e, "gpu_memory_utilization") for e in settings.pool.local)
     return settings.engine.overlap and (not machine.cuda or sum(shares[-2:]) < 1.0)
+
+
+def _argument(settings: Settings, spec: ExpertSpec, name: str) -> float:
+    """An engine setting that an expert may have its own of."""
+    return float(str(spec.engine_args.get(name, getattr(settings.engine, name))))
+
+
+def _sequences(settings: Settings, spec: ExpertSpec, machine: Machine) -> int:
+    """The most sequences in a step."""
+    return int(_argument(settings, spec, "max_num_seqs")) or CAPACITY[machine.cuda]
 
 
 def _groups(
@@ -231,16 +241,18 @@ def _group(
     cost = next((seen[name].cost for name in names if name in seen), None) or prior(size, mean, machine)
     return SimulatedGroup(
         key=key, cohorts=tuple(cohorts), cost=cost, mean_tokens=mean, longest_tokens=max(t for t, _ in cohorts),
-        capacity=_capacity(settings, spec, machine), shape=size.shape,
+        capacity=_capacity(settings, spec, size, machine, mean), shape=size.shape,
         tensor_parallel_size=spec.tensor_parallel_size,
     )  # fmt: skip
 
 
-def _capacity(settings: Settings, spec: ExpertSpec, machine: Machine) -> int:
-    """How many sequences run at once."""
+def _capacity(settings: Settings, spec: ExpertSpec, size: ModelSize, machine: Machine, mean_tokens: float) -> int:
+    """How many sequences run at once, where they write so much on average."""
     if spec.is_remote:
         return spec.server.max_concurrency
-    return settings.engine.max_num_seqs or CAPACITY[machine.cuda]
+    kv = _engine(settings, spec, (), size, machine).kv_bytes * spec.tensor_parallel_size
+    room = Room(_sequences(settings, spec, machine), kv // max(1, size.kv_bytes_per_token))
+    return room.sequences(PROMPT_TOKENS, mean_tokens)
 
 
 def prior(size: ModelSize, mean_tokens: float, machine: Machine) -> EngineCost:
@@ -248,8 +260,9 @@ def prior(size: ModelSize, mean_tokens: float, machine: Machine) -> EngineCost:
     if size.is_remote:
         return PRIOR
     cost = prior_cost(
-        size.weight_bytes, size.kv_bytes_per_token, cuda=machine.cuda, context_tokens=PROMPT_TOKENS + mean_tokens / 2,
-        prompt_tokens=PROMPT_TOKENS, answer_tokens=mean_tokens, gpus=max(1, machine.gpus_per_slot),
+        size.weight_bytes, size.kv_bytes_per_token, cuda=machine.cuda, prompt_tokens=PROMPT_TOKENS,
+        context_tokens=running_tokens(PROMPT_TOKENS, mean_tokens), answer_tokens=mean_tokens,
+        gpus=max(1, machine.gpus_per_slot),
     )  # fmt: skip
     slower = 1.0 if machine.cuda else PRIOR_CORES * machine.slots / machine.cores
     return replace(cost, step_s=cost.step_s * slower, sequence_s=cost.sequence_s * slower)
@@ -310,16 +323,21 @@ def _engines(settings: Settings, sizes: Mapping[str, ModelSize], machine: Machin
 def _engine(
     settings: Settings, spec: ExpertSpec, names: tuple[str, ...], size: ModelSize, machine: Machine
 ) -> EnginePlan:
-    """KV for the sequences that run at once, of 1,024 tokens at most each, and for one full context at least."""
+    """KV for one full context at least. On the CPU for the sequences that run at once, of 1,024 tokens at most each;
+    on a GPU all that weights and steps leave.
+    """
     devices = spec.tensor_parallel_size
-    sequences = settings.engine.max_num_seqs or CAPACITY[machine.cuda]
-    tokens = max(spec.max_model_len, sequences * min(spec.max_model_len, 1024))
+    tokens = max(spec.max_model_len, _sequences(settings, spec, machine) * min(spec.max_model_len, 1024))
     least = spec.max_model_len * size.kv_bytes_per_token // devices
-    kv = settings.engine.kv_cache_memory_bytes or tokens * size.kv_bytes_per_token // devices
+    asked = int(_argument(settings, spec, "kv_cache_memory_bytes"))
+    kv = asked or tokens * size.kv_bytes_per_token // devices
     weights = size.weight_bytes // devices
-    room = int(machine.room_bytes * (settings.engine.gpu_memory_utilization if machine.cuda else 1.0))
+    share = _argument(settings, spec, "gpu_memory_utilization") if machine.cuda else 1.0
+    room = int(machine.room_bytes * share)
     fits = not machine.room_bytes or weights + least <= room
-    kv = max(least, min(kv, room - weights)) if machine.room_bytes and fits else kv
+    if machine.room_bytes and fits:
+        most = room - weights - (GPU_ENGINE_BYTES if machine.cuda else 0)
+        kv = max(least, min(kv, most) if asked or not machine.cuda else most)
     if machine.gpus_per_slot and devices > machine.gpus_per_slot:
         fits = False
     return EnginePlan(

@@ -34,7 +34,7 @@ class SlotView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupView:
-    """The requests of one engine key.
+    """The requests of one engine key. A row here is one sequence: each sample of a request that is generated.
 
     `rows` wait, and `tokens` is what they will write, as estimated; `running_rows` are leased and not finished, over
     all slots. `hosts` counts the available slots that hold the engine, load it or have it promised. `longest_tokens` is

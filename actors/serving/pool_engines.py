@@ -64,13 +64,13 @@ class PoolEngines:
         if isinstance(grant, Refusal):
             raise RefusedError(grant.kind, grant.message, grant.retry_after_s)
         wait_s = time.monotonic() - started
-        tokens, lost = 0, False
+        tokens, prompt_tokens, lost = 0, 0, False
         try:
             self._on_wait(request.expert, wait_s)
             async with aclosing(_written(grant.actor, ask)) as stream:
                 async for came in stream:
                     if isinstance(came, Reply):
-                        tokens = came.completion_tokens
+                        tokens, prompt_tokens = came.completion_tokens, came.prompt_tokens
                         lost = any(c.failure is not None and c.failure.kind in LOST for c in came.completions)
                         yield replace(came, wait_s=wait_s)
                     else:
@@ -79,7 +79,7 @@ class PoolEngines:
             lost = True
             raise
         finally:
-            self._pool.release(ticket.id, tokens, lost=lost)
+            self._pool.release(ticket.id, tokens, prompt_tokens, lost=lost)
 
 
 async def _written(slot: Any, ask: Ask) -> AsyncGenerator[Grown | Reply, None]:

@@ -12,9 +12,10 @@ import pytest
 from msgspec import structs
 
 from actors.engine_host import EngineDiedError, EngineHost, LoadError
+from actors.engine_plans import EnginePlans
 from actors.launcher import ForkLauncher, LaunchError, SpawnLauncher
 from actors.platform import engine_environment
-from tests.engine.conftest import HOST, Engines, plan, request
+from tests.engine.conftest import HOST, SETTINGS, Engines, plan, prepared, request
 
 pytestmark = pytest.mark.real_engine
 
@@ -27,6 +28,15 @@ def test_experts_are_swapped_by_fork_and_answer(engines: Engines) -> None:
         assert done.failure is None
         assert 1 <= done.completion_tokens <= 5
         assert done.prompt_tokens > 0
+
+
+def test_an_engine_says_how_much_fits_into_its_cache_as_was_computed_before(engines: Engines) -> None:
+    for name in ("tiny-qwen2", "tiny-llama"):
+        report = engines.load(name)
+        room = EnginePlans([prepared(name)], SETTINGS, cores=(), cuda=False).facts(name).room
+        assert room is not None
+        assert room.max_num_seqs == report.max_num_seqs == 8
+        assert report.kv_tokens == pytest.approx(room.kv_tokens, rel=0.02)
 
 
 def test_a_missing_sample_made_alone_is_the_one_made_in_a_batch(engines: Engines) -> None:

@@ -16,6 +16,7 @@ from actors.lora import CONFIG as LORA_CONFIG
 from actors.memory import engine_need
 from actors.platform import CPU_KV_BYTES
 from symoe_ray.core import ExpertSpec, ResourceError
+from symoe_ray.engine_room import Room
 from symoe_ray.settings import EngineSettings
 from tests.unit.test_lora import adapter
 from tests.unit.test_shapes import checkpoint
@@ -91,6 +92,9 @@ class TestPlan:
     def test_scheduling_is_told_sizes_and_shape(self, a: ExpertSpec) -> None:
         facts, plan = plans(a).facts("A"), plans(a).plan("A")
         assert (facts.weight_bytes, facts.kv_bytes_per_token, facts.shape) == (WEIGHT_BYTES, KV_BYTES, plan.shape)
+        kv_bytes = plan.frame.args["kv_cache_memory_bytes"]
+        assert isinstance(kv_bytes, int)
+        assert facts.room == Room(32, kv_bytes // KV_BYTES)
 
     def test_in_32_bits_a_token_takes_twice_the_cache(self, a: ExpertSpec) -> None:
         made = plans(replace(a, max_model_len=200_000), dtype="float32")

@@ -28,13 +28,15 @@ def storage(tmp_path: Path) -> Storage:
     return Storage(str(tmp_path))
 
 
-def put_requests(storage: Storage, counts: Mapping[str, int], name: str = "part-0", shard: int = 0) -> str:
+def put_requests(
+    storage: Storage, counts: Mapping[str, int], name: str = "part-0", shard: int = 0, temperature: float = 0.7
+) -> str:
     """A request file: request id -> samples wanted, in that order."""
     rows = [
         request_row(
             Request(
                 id=request_id, question_id=f"q-{request_id}", expert="A", messages=(Message(role="user", content="?"),),
-                sampling=Sampling(), seed=7, n=n,
+                sampling=Sampling(temperature=temperature), seed=7, n=n,
             ),
             shard, 0,
         )
@@ -203,6 +205,16 @@ class TestProperties:
             keys = list(zip(counted["request_id"].to_pylist(), counted["sample"].to_pylist(), strict=True))
             assert Counter(keys) == Counter(wanted)
 
+    def test_of_greedy_samples_one_is_generated(self, storage: Storage) -> None:
+        sampled = put_requests(storage, {"a": 3, "b": 1}, "sampled")
+        greedy = put_requests(storage, {"c": 3, "d": 1}, "greedy", temperature=0.0)
+        assert [(c.samples, c.sequences) for c in chunks(storage, sampled, greedy)] == [(4, 4), (4, 2)]
+
+    def test_prompts_are_as_long_as_the_expert_has_been_asked_before(self, storage: Storage) -> None:
+        path = put_requests(storage, {"a": 1})
+        (chunk,) = missing_chunks(storage, STAGE, {"A": [path]}, chunk_rows=9, estimate={}, prompts={"A": 812.5})
+        assert chunk.prompt == 812.5
+
 
 class TestSplit:
     @settings(max_examples=200, deadline=None)
@@ -216,7 +228,8 @@ class TestSplit:
         lacking = sum(kind != "done" for kind in kinds)
         chunk = Chunk(
             id=f"ab-{start}", stage=STAGE, expert="A", path="p", start=start, stop=start + len(kinds), rows=lacking,
-            tokens=100 * lacking, done=tuple(r for r, kind in at.items() if kind == "done"),
+            tokens=100 * lacking, samples=3 * lacking, sequences=2 * lacking,
+            done=tuple(r for r, kind in at.items() if kind == "done"),
             partial=tuple((r, 1, 2) for r, kind in at.items() if kind == "partial"),
         )  # fmt: skip
         head, rest = split(chunk, rows)
@@ -229,6 +242,7 @@ class TestSplit:
         assert head.done + rest.done == chunk.done
         assert head.partial + rest.partial == chunk.partial
         assert head.tokens + rest.tokens == chunk.tokens
+        assert [(c.samples, c.sequences) for c in (head, rest)] == [(3 * c.rows, 2 * c.rows) for c in (head, rest)]
         assert (head.id, rest.id) == (chunk.id, f"ab-{rest.start}")
         for piece in (head, rest):
             assert piece.rows == piece.stop - piece.start - len(piece.done)

@@ -5,7 +5,13 @@ from __future__ import annotations
 from symoe_ray.config import load
 from symoe_ray.core import ExpertSpec, Sampling
 from symoe_ray.ledger import Part
-from symoe_ray.length_estimates import expected_tokens, longest_tokens, most_tokens, unseen_tokens
+from symoe_ray.length_estimates import (
+    expected_tokens,
+    longest_tokens,
+    most_tokens,
+    seen_lengths,
+    unseen_tokens,
+)
 
 SHORT = ExpertSpec(name="Short", model="org/short", max_model_len=4096, sampling=Sampling(max_tokens=400))
 LONG = ExpertSpec(name="Long", model="org/long", max_model_len=65536, sampling=Sampling(max_tokens=32768))
@@ -21,21 +27,21 @@ def part(expert: str, samples: int, tokens: int, failed: int = 0) -> Part:
 
 
 def test_an_expert_that_has_written_nothing_is_guessed_from_its_limit() -> None:
-    assert expected_tokens(MOST, []) == {"Short": 200, "Long": 5461}
+    assert expected_tokens(MOST, {}) == {"Short": 200, "Long": 5461}
 
 
 def test_what_it_has_written_is_averaged_over_all_samples() -> None:
-    assert expected_tokens(LIMIT, [[part("Long", 3, 3000), part("Long", 1, 5000)]]) == {"Long": 2000}
+    assert expected_tokens(LIMIT, seen_lengths([[part("Long", 3, 3000), part("Long", 1, 5000)]])) == {"Long": 2000}
 
 
 def test_failed_samples_wrote_nothing_and_do_not_count() -> None:
-    assert expected_tokens(LIMIT, [[part("Long", 4, 6000, failed=2)]]) == {"Long": 3000}
-    assert expected_tokens(LIMIT, [[part("Long", 2, 0, failed=2)]]) == {"Long": 5461}
+    assert expected_tokens(LIMIT, seen_lengths([[part("Long", 4, 6000, failed=2)]])) == {"Long": 3000}
+    assert expected_tokens(LIMIT, seen_lengths([[part("Long", 2, 0, failed=2)]])) == {"Long": 5461}
 
 
 def test_the_first_stage_that_knows_an_expert_decides() -> None:
     own, like = [part("Short", 2, 100)], [part("Short", 2, 700), part("Long", 1, 9000)]
-    assert expected_tokens(MOST, [own, like]) == {"Short": 50, "Long": 9000}
+    assert expected_tokens(MOST, seen_lengths([own, like])) == {"Short": 50, "Long": 9000}
 
 
 def test_the_guess_for_a_small_limit_is_half_of_it() -> None:

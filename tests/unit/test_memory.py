@@ -6,11 +6,21 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
 from actors import inspection, memory, nvml
-from actors.memory import CUDA_CONTEXT_BYTES, GIB, Need, engine_need, host_available_bytes, shortage, until_free
+from actors.memory import (
+    CUDA_CONTEXT_BYTES,
+    GIB,
+    Need,
+    engine_need,
+    host_available_bytes,
+    kv_room_bytes,
+    shortage,
+    until_free,
+)
 from symoe_ray.core import ResourceError
 
 
@@ -203,6 +213,22 @@ class TestNeed:
     def test_an_engine_that_may_sleep_keeps_its_weights_in_pinned_host_memory(self) -> None:
         awake = engine_need({}, 16 * GIB, cuda=True)
         assert engine_need({"enable_sleep_mode": True}, 16 * GIB, cuda=True).host_bytes - awake.host_bytes == 24 * GIB
+
+
+class TestKvCache:
+    ARGS: ClassVar[dict[str, object]] = {"gpu_memory_utilization": 0.9, "tensor_parallel_size": 2}
+
+    def test_on_a_gpu_it_is_what_weights_and_steps_leave(self) -> None:
+        assert kv_room_bytes(self.ARGS, 30 * GIB, cuda=True, gpu_total_bytes=80 * GIB) == 2 * (72 - 15) * GIB - 3 * GIB
+        wide = self.ARGS | {"dtype": "float32"}
+        assert kv_room_bytes(wide, 30 * GIB, cuda=True, gpu_total_bytes=80 * GIB) == 2 * (72 - 30) * GIB - 3 * GIB
+        assert kv_room_bytes(self.ARGS, 200 * GIB, cuda=True, gpu_total_bytes=80 * GIB) == 0
+
+    @pytest.mark.parametrize("cuda", [False, True])
+    def test_what_the_user_asks_for_is_for_each_gpu(self, cuda: bool) -> None:
+        assert kv_room_bytes({"kv_cache_memory_bytes": GIB}, 30 * GIB, cuda=cuda, gpu_total_bytes=80 * GIB) == GIB
+        both = self.ARGS | {"kv_cache_memory_bytes": GIB}
+        assert kv_room_bytes(both, 30 * GIB, cuda=cuda, gpu_total_bytes=80 * GIB) == 2 * GIB
 
 
 class TestShortage:

@@ -20,6 +20,7 @@ from actors.serving.pool_engines import PoolEngines
 from actors.slot import Loaded, Prefetched, RestartedError, SlotConfig, SlotInfo, Told
 from actors.slot_pool import PoolConfig
 from symoe_ray.core import Completion, ExpertSpec, Message, Request, Sampling
+from symoe_ray.engine_room import Room
 from symoe_ray.scheduling import Online
 from symoe_ray.serving.asking import Ask, RefusedError, Reply
 from symoe_ray.settings import EngineSettings
@@ -60,7 +61,7 @@ class StubSlot:
         if self._slots.load is not None:
             await self._slots.load(expert)
         await asyncio.sleep(0)
-        return Loaded(tier="fork", seconds=0.1, start_s=0.1, bytes=0, capacity=CAPACITY, beside=False, note="")
+        return Loaded(tier="fork", seconds=0.1, start_s=0.1, bytes=0, room=Room(CAPACITY), beside=False, note="")
 
     async def _resolve(self, _: list[str]) -> dict[str, str]:
         return self._slots.problems

@@ -104,6 +104,23 @@ class TestPlan:
 
         assert seconds(4) < 0.5 * seconds(1)
 
+    def test_a_small_kv_cache_makes_batches_small_and_a_run_long(self) -> None:
+        settings = load(["pool=paper16", "task=mmlu_pro"])
+        size = ModelSize(weight_bytes=16_000_000_000, kv_bytes_per_token=131_072)
+
+        def seconds(gigabytes: int, *changes: str) -> float:
+            machine = Machine(slots=4, gpus_per_slot=1, room_bytes=gigabytes * 10**9)
+            settings = load(["pool=paper16", "task=mmlu_pro", *changes])
+            return plan_of(settings, validation=350, test=2100, sizes=sizes(settings, size), machine=machine).seconds
+
+        assert seconds(30) > 1.2 * seconds(80)
+        assert seconds(80, "engine.kv_cache_memory_bytes=4_000_000_000") > 1.2 * seconds(80)
+        (first, *_) = plan_of(
+            settings, validation=4, test=4, sizes=sizes(settings, size),
+            machine=Machine(slots=1, gpus_per_slot=1, room_bytes=80 * 10**9),
+        ).engines  # fmt: skip
+        assert 50e9 < first.kv_bytes < 56e9, "what weights and steps leave of nine tenths"
+
     def test_an_engine_that_does_not_fit_is_told(self, small: str) -> None:
         settings = load([small])
         made = plan_of(

@@ -24,6 +24,7 @@ from actors.pool import EnginePool, PoolConfig
 from actors.pool_state import EventLog, SlotState, stage_of
 from actors.slot import Loaded, Prefetched, RestartedError, SlotConfig, SlotInfo
 from symoe_ray.core import ExpertSpec, Failure, ResourceError
+from symoe_ray.engine_room import PROMPT_TOKENS, Room
 from symoe_ray.ledger import Chunk, Commits, Part
 from symoe_ray.ports import StageSummary
 from symoe_ray.settings import EngineSettings
@@ -114,6 +115,7 @@ class Script:
     load: Callable[[StubSlot, str], Awaitable[None]] = nothing
     prepare: Callable[[StubSlot, str], Awaitable[None]] = nothing
     tier: str = "spawn"
+    room: Room = field(default_factory=lambda: Room(CAPACITY))
     asleep: tuple[str, ...] = ()
     generate: Callable[[StubSlot, Chunk], AsyncIterator[Part]] = whole
     fail: Callable[[StubSlot, Chunk], Awaitable[None]] = nothing
@@ -162,7 +164,7 @@ class StubSlot:
         await self._script.load(self, expert)
         self._resident = expert
         return Loaded(
-            tier=self._script.tier, seconds=0.01, start_s=0.01, bytes=0, capacity=CAPACITY, beside=False, note="",
+            tier=self._script.tier, seconds=0.01, start_s=0.01, bytes=0, room=self._script.room, beside=False, note="",
             asleep=self._script.asleep,
         )  # fmt: skip
 
@@ -332,18 +334,62 @@ class TestWork:
         """Ten thousand tokens a row were expected, and 400 are written; those that run count as expected."""
         stage = stage_of(STAGE, chunks_of(A=10), EXPERTS)
         group = stage.groups[EXPERTS["A"].engine_key]
-        assert (group.expected, group.row_tokens, group.total_rows) == (10_000.0, 10_000.0, 100)
+        assert (group.expected, group.sequence_tokens, group.total) == (10_000.0, 10_000.0, 100)
         group.finished_samples, group.finished_tokens = 92, 92 * 400
-        assert group.row_tokens == pytest.approx(0.92 * 400 + 0.08 * 10_000)
-        group.running_rows = 900
-        assert group.row_tokens == pytest.approx((92 * 400 + 908 * 10_000) / 1000)
+        assert group.sequence_tokens == pytest.approx(0.92 * 400 + 0.08 * 10_000)
+        group.running = 900
+        assert group.sequence_tokens == pytest.approx((92 * 400 + 908 * 10_000) / 1000)
+        assert group.prompt_tokens == PROMPT_TOKENS
+        group.finished_requests, group.finished_prompt_tokens = 92, 92 * 5000
+        assert group.prompt_tokens == pytest.approx(0.92 * 5000 + 0.08 * PROMPT_TOKENS)
 
     def test_of_rows_with_several_samples_each_sample_counts(self) -> None:
-        stage = stage_of(STAGE, [chunk_of("A", i, samples=50, most=64, tokens=50 * 40) for i in range(10)], EXPERTS)
+        changes = {"samples": 50, "sequences": 50, "most": 64, "tokens": 50 * 40, "prompt": 700.0}
+        stage = stage_of(STAGE, [chunk_of("A", i, **changes) for i in range(10)], EXPERTS)
         group = stage.groups[EXPERTS["A"].engine_key]
-        assert (group.sample_tokens, group.row_tokens, group.total_samples, group.most) == (40.0, 200.0, 500, 64)
+        assert (group.sequence_tokens, group.total, group.rows, group.most) == (40.0, 500, 100, 64)
+        assert group.prompt_tokens == 700.0
         group.finished_samples, group.finished_tokens = 92, 92 * 20
-        assert group.row_tokens == pytest.approx(5 * (0.92 * 20 + 0.08 * 40))
+        assert group.sequence_tokens == pytest.approx(0.92 * 20 + 0.08 * 40)
+        taken, rest = group.take(12)
+        assert (taken.rows, taken.sequences, rest) == (2, 10, True)
+        assert (group.rows, group.sequences) == (98, 490)
+        assert group.take(1)[0].rows == 1, "a row is never cut"
+
+    def test_of_greedy_samples_one_is_generated(self) -> None:
+        changes = {"samples": 50, "sequences": 10, "tokens": 50 * 8}
+        stage = stage_of(STAGE, [chunk_of("A", i, **changes) for i in range(10)], EXPERTS)
+        group = stage.groups[EXPERTS["A"].engine_key]
+        assert (group.sequence_tokens, group.sequences) == (40.0, 100)
+        group.finished_samples, group.finished_tokens = 92 * 5, 92 * 20
+        assert group.sequence_tokens == pytest.approx(0.92 * 20 + 0.08 * 40)
+
+    @pytest.mark.parametrize(
+        ("room", "samples", "most"),
+        [(Room(100), 1, 150), (Room(100, kv_tokens=1_000_000), 1, 150), (Room(100, kv_tokens=10_000), 1, 30),
+         (Room(100), 5, 30)],
+    )  # fmt: skip
+    def test_a_slot_is_given_what_its_engine_runs_at_once_and_half_as_much_to_wait(
+        self, room: Room, samples: int, most: int, rig: MakeRig
+    ) -> None:
+        """After prompts of 140 tokens those that run have written 358 of 500: twenty fit into a cache of 10,000."""
+        at_once, held = Counter[str](), Counter[str]()
+
+        async def generate(slot: StubSlot, chunk: Chunk) -> AsyncIterator[Part]:
+            held[slot.id] += chunk.rows
+            at_once[slot.id] = max(at_once[slot.id], held[slot.id])
+            await asyncio.sleep(0.01)
+            held[slot.id] -= chunk.rows
+            yield replace(
+                part_of(chunk, lacking(chunk)), samples=chunk.samples, prompt_tokens=140 * chunk.rows,
+                completion_tokens=chunk.tokens,
+            )  # fmt: skip
+
+        changes = {"tokens": 500 * ROWS * samples, "samples": ROWS * samples, "sequences": ROWS * samples}
+        pool = rig(slots=2, room=room, generate=generate)
+        chunks = [chunk_of("A", i, prompt=140.0, **changes) for i in range(100)]
+        assert pool.play(chunks).rows == 1000
+        assert 0.5 * most < max(at_once.values()) <= most
 
     @pytest.mark.parametrize("slots", [1, 2])
     def test_an_error_in_a_decision_ends_the_stage(
@@ -374,24 +420,24 @@ class TestWork:
 
         assert asyncio.run(play()) == pytest.approx([0.0, 0.04, 0.25])
 
-    def test_speed_is_measured_with_the_batch_there_was_and_not_with_what_its_last_row_left(
+    def test_speed_is_measured_with_the_batch_there_was_and_not_with_what_its_last_sequence_left(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         now = 0.0
         monkeypatch.setattr(time, "monotonic", lambda: now)
-        slot = SlotState(info=SlotInfo(id="slot-0", node="n", pid=1, gpus=0), actor=None, capacity=CAPACITY)
+        slot = SlotState(info=SlotInfo(id="slot-0", node="n", pid=1, gpus=0), actor=None)
         slot.measure_from_now()
-        for rows, seconds in (
+        for sequences, seconds in (
             (10, 4.0),
             (100, 1.0),
             (1, 1.0),
             (0, 2.0),
         ):  # more than the engine runs at once: it queues
-            slot.count()
-            slot.leases["lease"] = rows
+            slot.count(CAPACITY)
+            slot.leases["lease"] = sequences
             now += seconds
-        slot.count()
-        assert slot.row_seconds == 10 * 4.0 + CAPACITY * 1.0 + 1.0
+        slot.count(CAPACITY)
+        assert slot.sequence_seconds == 10 * 4.0 + CAPACITY * 1.0 + 1.0
         assert slot.counted_at - slot.measured_at == 8.0
 
     def test_nothing_to_do_is_done_at_once(self, rig: MakeRig) -> None:

@@ -17,6 +17,7 @@ from actors.remote_check import look_at_server
 from actors.remote_slot import OUTAGE, RemoteSlot
 from actors.slot import SlotConfig
 from symoe_ray.core import ExpertSpec, Message, RemoteServer, Request, Sampling
+from symoe_ray.engine_room import Room
 from symoe_ray.ledger import Chunk, Part
 from symoe_ray.serving.asking import Ask, Grown, Reply
 from symoe_ray.settings import EngineSettings
@@ -76,7 +77,7 @@ class TestLoading:
         async def work(slot: RemoteSlot, server: Server) -> None:
             assert await slot.resolve([WARM]) == {}
             loaded = await slot.load(WARM)
-            assert (loaded.tier, loaded.bytes, loaded.capacity) == ("remote", 0, 8)
+            assert (loaded.tier, loaded.bytes, loaded.room) == ("remote", 0, Room(8))
             assert server.listed == 2
             assert server.headers[0]["authorization"] == f"Bearer {KEY}"
 
