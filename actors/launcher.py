@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from actors.engine_process import EngineProcess, LaunchError
+from actors.orphans import with_parent
 from actors.protocol import MAX_PACKET, Learn, encode_packet
 from actors.zygote_link import ZygoteLink
 
@@ -66,7 +67,7 @@ class SpawnLauncher:
         ours, theirs = socket.socketpair()
         with theirs, Path(self._log).open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", self._module, str(theirs.fileno()),
+                *with_parent([sys.executable, "-m", self._module, str(theirs.fileno())]),
                 pass_fds=[theirs.fileno()], env=self._environment,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from actors.engine_process import EngineProcess, LaunchError
+from actors.orphans import with_parent
 from actors.protocol import MAX_PACKET, Exited, Fork, Forked, Frame, ZygoteReady, decode, encode_packet
 
 ANSWER_TIMEOUT_S = 300.0
@@ -39,7 +40,7 @@ class ZygoteLink:
         try:
             with theirs, Path(log).open("ab") as output:
                 process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", module, str(theirs.fileno()),
+                    *with_parent([sys.executable, "-m", module, str(theirs.fileno())]),
                     pass_fds=[theirs.fileno()], env=dict(environment),
                     stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 )  # fmt: skip
