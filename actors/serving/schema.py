@@ -57,7 +57,7 @@ class _Extension(msgspec.Struct):
 
 
 class Body(msgspec.Struct):
-    """A request; see OpenAI's reference for the fields."""
+    """A request; see OpenAI's reference for the fields, and vLLM's for `top_k`, `min_p` and `repetition_penalty`."""
 
     model: str
     messages: Annotated[list[_Message], msgspec.Meta(min_length=1)]
@@ -65,6 +65,11 @@ class Body(msgspec.Struct):
     max_completion_tokens: Positive | None = None
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    top_k: Annotated[int, msgspec.Meta(ge=-1)] | None = None
+    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0)] | None = None
     seed: int | None = None
     stop: Stop | Annotated[list[Stop], msgspec.Meta(max_length=MOST_STOPS)] | None = None
     n: Positive | None = None
@@ -109,7 +114,9 @@ def chat_of(body: Body) -> Chat:
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     return Chat(
         messages=tuple(_message(m, index) for index, m in enumerate(body.messages)), n=body.n or 1, max_tokens=most,
-        temperature=body.temperature, top_p=body.top_p, seed=body.seed, stop=stop,
+        temperature=body.temperature, top_p=body.top_p, top_k=None if body.top_k is None else max(0, body.top_k),
+        min_p=body.min_p, presence_penalty=body.presence_penalty, frequency_penalty=body.frequency_penalty,
+        repetition_penalty=body.repetition_penalty, seed=body.seed, stop=stop,
         json_schema=_schema(body.response_format),
     )  # fmt: skip
 

@@ -15,6 +15,9 @@ from symoe_ray.prompts import annotate_messages, fit_responses
 from symoe_ray.requests import CHARACTERS_PER_TOKEN
 
 LEAST_CHARACTERS = 300
+WISHES = (
+    "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +29,11 @@ class Chat:
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
     json_schema: str = ""
@@ -38,11 +46,9 @@ class Chat:
     def sampling(self, spec: ExpertSpec, most_tokens: int) -> Sampling:
         """An expert's sampling with the user's wishes, and at most so many tokens."""
         own = spec.sampling
-        return replace(
-            own, max_tokens=min(own.max_tokens if self.max_tokens is None else self.max_tokens, most_tokens),
-            temperature=own.temperature if self.temperature is None else self.temperature,
-            top_p=own.top_p if self.top_p is None else self.top_p, stop=own.stop + self.stop,
-        )  # fmt: skip
+        most = own.max_tokens if self.max_tokens is None else self.max_tokens
+        wished = {name: value for name in WISHES if (value := getattr(self, name)) is not None}
+        return replace(own, max_tokens=min(most, most_tokens), stop=own.stop + self.stop, **wished)
 
 
 def plain(messages: Sequence[Message]) -> tuple[Message, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict, replace
 from typing import Any
 
 import httpx
@@ -14,7 +15,7 @@ from actors.online_state import OnlineStatus
 from actors.serving import app as app_module
 from actors.serving.app import make_app
 from actors.serving.service import Service
-from symoe_ray.core import Failure, Request
+from symoe_ray.core import Failure, Request, Sampling
 from symoe_ray.serving.asking import RefusedError
 from symoe_ray.serving.keys import Key
 from symoe_ray.serving.testing import FakeEngines
@@ -139,6 +140,25 @@ class TestAnswers:
         assert chunks(answer)[-1] == "[DONE]"
 
 
+class TestSampling:
+    def test_the_answer_is_written_as_the_request_asks_and_the_drafts_are_not(self) -> None:
+        wishes = {
+            "temperature": 0.3, "top_p": 0.8, "top_k": 5, "min_p": 0.1, "presence_penalty": -0.5,
+            "frequency_penalty": 1.5, "repetition_penalty": 1.2,
+        }  # fmt: skip
+        engines = FakeEngines()
+        assert post(service(engines), QUESTION | wishes).status_code == 200
+        *before, last = (asdict(asked.request.sampling) for asked in engines.asked)
+        assert {name: last[name] for name in wishes} == wishes
+        assert all(sampling[name] != value for sampling in before for name, value in wishes.items())
+
+    def test_what_it_does_not_ask_for_is_the_models_own(self) -> None:
+        engines = FakeEngines()
+        post(service(engines), QUESTION | {"top_k": -1, "min_p": None})
+        sampling = engines.asked[-1].request.sampling
+        assert replace(sampling, max_tokens=1) == Sampling(max_tokens=1), "and -1 is all tokens, as for vLLM"
+
+
 class TestMistakes:
     @pytest.mark.parametrize(
         ("body", "status", "param"),
@@ -156,6 +176,10 @@ class TestMistakes:
             (QUESTION | {"messages": [{"role": "user", "content": "x"}] * 1000}, 400, "messages"),
             (QUESTION | {"max_tokens": 0}, 400, "max_tokens"), (QUESTION | {"max_tokens": "9"}, 400, "max_tokens"),
             (QUESTION | {"temperature": -1}, 400, "temperature"), (QUESTION | {"top_p": 0}, 400, "top_p"),
+            (QUESTION | {"top_k": -2}, 400, "top_k"), (QUESTION | {"top_k": 1.5}, 400, "top_k"),
+            (QUESTION | {"min_p": 1.1}, 400, "min_p"), (QUESTION | {"presence_penalty": 3}, 400, "presence_penalty"),
+            (QUESTION | {"frequency_penalty": -3}, 400, "frequency_penalty"),
+            (QUESTION | {"repetition_penalty": 0}, 400, "repetition_penalty"),
             (QUESTION | {"n": 0}, 400, "n"), (QUESTION | {"n": 1000}, 400, "n"),
             (QUESTION | {"stop": [""]}, 400, "stop[0]"),
             (QUESTION | {"stream": "yes"}, 400, "stream"),
