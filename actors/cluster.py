@@ -17,7 +17,7 @@ import ray
 from actors.placing import bundles_of, nodes, nodes_with
 from symoe_ray.core import ResourceError
 from symoe_ray.settings import Settings
-from symoe_ray.slot_places import Place, SlotRule, anywhere, check_room, sizes_of
+from symoe_ray.slot_places import Place, SlotRule, anywhere, check_room, slot_rule
 
 DATA_CPUS = 2
 NODE_WAIT_S = 300.0
@@ -123,9 +123,9 @@ def node_wait_s(settings: Settings) -> float:
 def slot_plan(settings: Settings) -> SlotPlan:
     """The slots that the settings ask for and the cluster has; ResourceError where an expert fits into none of them.
 
-    With GPUs they are cut to the sizes of the engines, and missing ones are waited for (`node_wait_s`). Without, each
-    node has `engine.slots` on its CPU; fake engines that are given a number of GPUs which are not there take as many
-    slots, wherever Ray puts them.
+    With GPUs they are cut to the sizes of the engines and what these have to write, and missing ones are waited for
+    (`node_wait_s`). Without, each node has `engine.slots` on its CPU; fake engines that are given a number of GPUs
+    which are not there take as many slots, wherever Ray puts them.
     """
     experts, here = settings.pool.local, nodes()
     if not experts:
@@ -136,8 +136,8 @@ def slot_plan(settings: Settings) -> SlotPlan:
     if (fake or not there) and not settings.gpus:
         rule = SlotRule(cpu_slots=settings.engine.slots)
         return SlotPlan(places=rule.places(here) or anywhere(settings.engine.slots), rule=rule)
-    here = nodes_with(settings.gpus, bundles_of(sizes_of(experts), settings.gpus), node_wait_s(settings))
-    rule = SlotRule(sizes=sizes_of(experts), gpus=settings.gpus)
+    rule = slot_rule(settings)
+    here = nodes_with(settings.gpus, bundles_of(rule.demand, settings.gpus), node_wait_s(settings))
     places = rule.places(here)
     check_room(experts, places, here, settings.gpus)
     return SlotPlan(places=places, rule=rule)

@@ -12,12 +12,14 @@ from actors.platform import visible_gpus
 from symoe_ray.core import ExpertSpec, ResourceError
 from symoe_ray.planning import Machine, ModelSize
 from symoe_ray.settings import Settings
+from symoe_ray.slot_places import Node, slot_rule
 
 # A model without a size in its name counts as 8 billion parameters in 16 bits. KV: 32 layers x 8 heads x 128 x 2 x 2.
 GUESSED_BILLIONS = 8.0
 GUESSED_KV_BYTES = 131_072
 GUESSED_GPU_BYTES = 80 * 10**9
 FAKE_BYTES = 1_000_000
+NODE_GPUS = 8  # of a node that is not here
 
 
 def size_of(spec: ExpertSpec, *, fake: bool = False) -> ModelSize:
@@ -41,15 +43,14 @@ def size_of(spec: ExpertSpec, *, fake: bool = False) -> ModelSize:
 def machine_of(settings: Settings) -> Machine:
     """The machine that these settings ask for: GPUs if `gpus` names some or any are here, else CPU slots."""
     if not settings.pool.local:
-        return Machine(slots=0)
+        return Machine()
     here = visible_gpus()
     gpus = settings.gpus or here
     if not gpus or settings.engine.kind == "fake":
         slots = settings.gpus or settings.engine.slots
         cores = len(os.sched_getaffinity(0))
-        return Machine(slots=slots, cores=cores, room_bytes=host_available_bytes() // slots)
-    each = max(e.tensor_parallel_size for e in settings.pool.experts)
+        return Machine(cpu_slots=slots, cores=cores, room_bytes=host_available_bytes() // slots)
+    nodes = [Node(id=str(n), gpus=min(NODE_GPUS, gpus - n)) for n in range(0, gpus, max(here, NODE_GPUS))]
     room = gpu_total_bytes(0) if here else 0
-    return Machine(
-        slots=max(1, gpus // each), gpus_per_slot=each, room_bytes=room or GUESSED_GPU_BYTES, guessed=not room
-    )
+    cut = tuple(place.gpus for place in slot_rule(settings, any_kind=True).places(nodes))
+    return Machine(gpus=cut or (gpus,), room_bytes=room or GUESSED_GPU_BYTES, guessed=not room)

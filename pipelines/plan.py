@@ -80,13 +80,15 @@ def seen_in(storage: Storage, settings: Settings, sizes: Mapping[str, ModelSize]
         by_expert[event.get("expert", "")].append(event)
     names = {e.name for e in settings.pool.experts}
     return {
-        name: _seen(own, settings, sizes[name], machine)
+        name: _seen(own, settings, name, sizes[name], machine)
         for name, own in by_expert.items()
         if name in names and any(e["event"] == "generate" for e in own)
     }
 
 
-def _seen(events: Sequence[Mapping[str, Any]], settings: Settings, size: ModelSize, machine: Machine) -> Seen:
+def _seen(
+    events: Sequence[Mapping[str, Any]], settings: Settings, name: str, size: ModelSize, machine: Machine
+) -> Seen:
     made = [e for e in events if e["event"] == "generate" and e["requests"]]
     tokens: dict[str, float] = {}
     for stage in {e["stage"] for e in made}:
@@ -99,7 +101,7 @@ def _seen(events: Sequence[Mapping[str, Any]], settings: Settings, size: ModelSi
     loads = sorted(e.get("start_s", e["seconds"]) for e in events if e["event"] == "load")
     mean = written / max(1, sum(e["requests"] for e in made))
     cost = learned(
-        prior(size, mean, machine), observed_tokens=written, observed_s=covered,
+        prior(settings.pool.expert(name), size, mean, machine), observed_tokens=written, observed_s=covered,
         mean_batch=min(batch, settings.engine.max_num_seqs or CAPACITY[machine.cuda]),
         load_s=loads[len(loads) // 2] if loads else None,
     )  # fmt: skip
@@ -124,8 +126,9 @@ def as_object(made: RunPlan, note: str) -> dict[str, Any]:
 
 def as_text(made: RunPlan, note: str) -> str:
     """The plan as tables: stages, engines, and what was guessed."""
-    device = "GPU" if made.cuda else "CPU"
-    lines = [f"{made.slots} {device} slot(s)", ""]
+    cut = f" of {', '.join(map(str, made.gpus))}" if len(set(made.gpus)) > 1 else ""
+    device = f"{sum(made.gpus)} GPU(s)" if made.gpus else "the CPU"
+    lines = [f"{made.slots} slot(s){cut} on {device}", ""]
     lines.append(f"{'stage':<19}{'requests':>10}{'samples':>10}{'tokens':>14}{'seconds':>11}  loads")
     lines += [
         f"{s.stage:<19}{s.requests:>10,}{s.samples:>10,}{s.tokens:>14,}{s.seconds:>11,.1f}  {len(s.loads)}"

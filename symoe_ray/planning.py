@@ -43,12 +43,12 @@ class ModelSize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What engines run on: slots, the GPUs of each (0: the CPU, whose `cores` they share), and bytes that one engine
-    may have (0: not known).
+    """What engines run on: slots by their numbers of `gpus`, or `cpu_slots` that share `cores`; and the bytes that one
+    engine may have of a GPU, or of memory (0: not known).
     """
 
-    slots: int
-    gpus_per_slot: int = 0
+    gpus: tuple[int, ...] = ()
+    cpu_slots: int = 0
     cores: int = 2
     room_bytes: int = 0
     guessed: bool = False
@@ -56,7 +56,12 @@ class Machine:
     @property
     def cuda(self) -> bool:
         """Whether engines run on GPUs."""
-        return self.gpus_per_slot > 0
+        return bool(self.gpus)
+
+    @property
+    def slots(self) -> int:
+        """How many engines run at once."""
+        return len(self.gpus) or self.cpu_slots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,10 +121,10 @@ class EnginePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlan:
-    """All stages of a run on a machine. `notes` say what was guessed."""
+    """All stages of a run on a machine. `gpus` are those of each slot (none: the CPU). `notes` say what was guessed."""
 
     slots: int
-    cuda: bool
+    gpus: tuple[int, ...]
     stages: tuple[StagePlan, ...]
     engines: tuple[EnginePlan, ...]
     notes: tuple[str, ...]
@@ -165,7 +170,7 @@ def plan_of(
             "speeds are priors from the models' sizes, answers a sixth of max_tokens; --run NAME uses a run's own"
         )
     return RunPlan(
-        slots=machine.slots, cuda=machine.cuda, stages=tuple(stages), engines=_engines(settings, sizes, machine),
+        slots=machine.slots, gpus=machine.gpus, stages=tuple(stages), engines=_engines(settings, sizes, machine),
         notes=tuple(notes),
     )  # fmt: skip
 
@@ -184,8 +189,8 @@ def _simulated(
     if not local:
         return replace(together(outcomes), resident=resident)
     on_slots = simulate(
-        local, slots=machine.slots, max_rows=settings.engine.chunk_rows, resident=resident, then=then,
-        tensor_parallel_size=max(1, machine.gpus_per_slot), beside=_two_fit(settings, machine),
+        local, slots=machine.gpus or machine.slots, max_rows=settings.engine.chunk_rows, resident=resident, then=then,
+        beside=_two_fit(settings, machine),
     )  # fmt: skip
     return together([on_slots, *outcomes])
 
@@ -238,11 +243,11 @@ def _group(
         cohorts += spread(known or unseen_tokens(most), most, counts[name][1])
     rows = sum(count for _, count in cohorts)
     mean = sum(tokens * count for tokens, count in cohorts) / max(rows, 1)
-    cost = next((seen[name].cost for name in names if name in seen), None) or prior(size, mean, machine)
+    cost = next((seen[name].cost for name in names if name in seen), None) or prior(spec, size, mean, machine)
     return SimulatedGroup(
         key=key, cohorts=tuple(cohorts), cost=cost, mean_tokens=mean, longest_tokens=max(t for t, _ in cohorts),
         capacity=_capacity(settings, spec, size, machine, mean), shape=size.shape,
-        tensor_parallel_size=spec.tensor_parallel_size,
+        tensor_parallel_size=min(spec.tensor_parallel_size, max(machine.gpus, default=1)),
     )  # fmt: skip
 
 
@@ -255,14 +260,14 @@ def _capacity(settings: Settings, spec: ExpertSpec, size: ModelSize, machine: Ma
     return room.sequences(PROMPT_TOKENS, mean_tokens)
 
 
-def prior(size: ModelSize, mean_tokens: float, machine: Machine) -> EngineCost:
+def prior(spec: ExpertSpec, size: ModelSize, mean_tokens: float, machine: Machine) -> EngineCost:
     """The cost of an engine of which only the size is known; the CPU's is for `PRIOR_CORES` cores."""
     if size.is_remote:
         return PRIOR
     cost = prior_cost(
         size.weight_bytes, size.kv_bytes_per_token, cuda=machine.cuda, prompt_tokens=PROMPT_TOKENS,
         context_tokens=running_tokens(PROMPT_TOKENS, mean_tokens), answer_tokens=mean_tokens,
-        gpus=max(1, machine.gpus_per_slot),
+        gpus=spec.tensor_parallel_size,
     )  # fmt: skip
     slower = 1.0 if machine.cuda else PRIOR_CORES * machine.slots / machine.cores
     return replace(cost, step_s=cost.step_s * slower, sequence_s=cost.sequence_s * slower)
@@ -338,7 +343,7 @@ def _engine(
     if machine.room_bytes and fits:
         most = room - weights - (GPU_ENGINE_BYTES if machine.cuda else 0)
         kv = max(least, min(kv, most) if asked or not machine.cuda else most)
-    if machine.gpus_per_slot and devices > machine.gpus_per_slot:
+    if machine.cuda and devices > max(machine.gpus):
         fits = False
     return EnginePlan(
         key=spec.engine_key, experts=names, weight_bytes=weights, kv_bytes=kv, fits=fits, guessed=size.guessed

@@ -73,6 +73,7 @@ class Outcome:
 @dataclass(slots=True)
 class _Slot:
     id: str
+    gpus: int = 1
     resident: str = ""
     promised: str = ""
     prepared_s: float = 0.0
@@ -89,38 +90,43 @@ class _Slot:
 def simulate(
     groups: Sequence[SimulatedGroup],
     *,
-    slots: int,
+    slots: int | Sequence[int],
     max_rows: int = 256,
     resident: Mapping[str, str] | None = None,
     then: frozenset[str] = frozenset(),
-    tensor_parallel_size: int = 1,
     beside: bool = True,
 ) -> Outcome:
-    """Work through the groups on `slots` slots, which hold the `resident` engines at the beginning (slot -> key).
+    """Work through the groups on so many slots (or on slots of so many GPUs each; one each otherwise), which hold the
+    `resident` engines at the beginning (slot -> key).
 
-    Without `beside` an engine is loaded only after the one before it has ended.
+    Without `beside` an engine is loaded only after the one before it has ended. ValueError for a group that needs more
+    GPUs than any slot has.
     """
-    return _Simulation(groups, slots, max_rows, resident or {}, then, tensor_parallel_size, beside).run()
+    gpus = [1] * slots if isinstance(slots, int) else list(slots)
+    for group in groups:
+        if group.rows and group.tensor_parallel_size > max(gpus, default=0):
+            raise ValueError(f"{group.key}: no slot has tensor_parallel_size={group.tensor_parallel_size} GPUs")
+    return _Simulation(groups, gpus, max_rows, resident or {}, then, beside).run()
 
 
 class _Simulation:
     def __init__(
         self,
         groups: Sequence[SimulatedGroup],
-        slots: int,
+        gpus: Sequence[int],
         max_rows: int,
         resident: Mapping[str, str],
         then: frozenset[str],
-        tensor_parallel_size: int,
         beside: bool,
     ) -> None:
         self._beside = beside
         self._groups = {g.key: g for g in groups}
         self._costs = Costs(by_key={g.key: g.cost for g in groups}, default=groups[0].cost)
         self._cohorts = {g.key: deque(g.cohorts) for g in groups}
-        self._slots = {f"slot-{i}": _Slot(f"slot-{i}") for i in range(slots)}
+        self._slots = {f"slot-{i}": _Slot(f"slot-{i}", gpus=count) for i, count in enumerate(gpus)}
         self._views = {g.key: _view(g) for g in groups if g.rows}
-        self._max_rows, self._then, self._size = max_rows, then, tensor_parallel_size
+        self._sizes = set(gpus)
+        self._max_rows, self._then = max_rows, then
         self._events: list[tuple[float, int, str, int]] = []
         self._idle = dict.fromkeys(self._slots)
         self._waiting = sum(g.rows for g in groups)
@@ -140,7 +146,8 @@ class _Simulation:
                 self._happened(slot)
                 self._ask(slot)
                 if self._waiting and self._idle:
-                    self._ask(self._slots[next(iter(self._idle))])
+                    for idle in self._one_idle_of_each_size():
+                        self._ask(idle)
         assert not self._waiting, "rows were left waiting"
         return Outcome(
             makespan_s=self._now, rows=sum(g.rows for g in self._groups.values()),
@@ -148,6 +155,14 @@ class _Simulation:
             most_rows=self._most_rows, leases=self._leases,
             resident={s.id: s.resident for s in self._slots.values()},
         )  # fmt: skip
+
+    def _one_idle_of_each_size(self) -> list[_Slot]:
+        if len(self._sizes) == 1:
+            return [self._slots[next(iter(self._idle))]]
+        first: dict[int, _Slot] = {}
+        for name in self._idle:
+            first.setdefault(self._slots[name].gpus, self._slots[name])
+        return list(first.values())
 
     def _ask(self, slot: _Slot) -> None:
         while self._waiting:
@@ -283,7 +298,7 @@ class _Simulation:
         return SlotView(
             id=slot.id, resident=slot.resident, promised=slot.promised, rows=slot.rows,
             capacity=group.capacity if group else 256, had=slot.had, ready=slot.ready,
-            since_lease_s=self._now - slot.last_lease_s, tensor_parallel_size=self._size,
+            since_lease_s=self._now - slot.last_lease_s, tensor_parallel_size=slot.gpus,
         )  # fmt: skip
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from actors.model_sizes import machine_of
 from pipelines import cli
 from pipelines.plan import covered_s, question_counts, seen_in
 from symoe_ray.config import load
@@ -20,7 +22,7 @@ from symoe_ray.stage_sizes import stage_requests
 from symoe_ray.storage import Storage
 
 SIZE = ModelSize(weight_bytes=270_000_000, kv_bytes_per_token=23_040)
-CPU = Machine(slots=2, room_bytes=8 << 30)
+CPU = Machine(cpu_slots=2, room_bytes=8 << 30)
 # Three experts on two engines: Ann and AnnGreedy differ in their sampling only.
 SMALL = """
 name: small
@@ -42,6 +44,12 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def sizes(settings: Settings, size: ModelSize = SIZE) -> dict[str, ModelSize]:
     return {e.name: size for e in settings.pool.experts}
+
+
+def wide_reasoning(settings: Settings) -> Settings:
+    """Reasoning experts on two GPUs each."""
+    experts = (replace(e, tensor_parallel_size=2) if e.sampling.max_tokens > 8192 else e for e in settings.pool.experts)
+    return replace(settings, pool=replace(settings.pool, experts=tuple(experts)))
 
 
 class TestStageSizes:
@@ -99,17 +107,37 @@ class TestPlan:
         size = ModelSize(weight_bytes=16_000_000_000, kv_bytes_per_token=131_072)
 
         def seconds(slots: int) -> float:
-            machine = Machine(slots=slots, gpus_per_slot=1, room_bytes=80 * 10**9)
+            machine = Machine(gpus=(1,) * slots, room_bytes=80 * 10**9)
             return plan_of(settings, validation=350, test=2100, sizes=sizes(settings, size), machine=machine).seconds
 
         assert seconds(4) < 0.5 * seconds(1)
+
+    def test_slots_of_two_gpus_for_those_who_write_most_shorten_a_run(self) -> None:
+        settings = wide_reasoning(load(["pool=paper16", "task=mmlu_pro", "gpus=8"]))
+        size = ModelSize(weight_bytes=16_000_000_000, kv_bytes_per_token=131_072)
+
+        def answer_s(gpus: tuple[int, ...]) -> float:
+            machine = Machine(gpus=gpus, room_bytes=80 * 10**9)
+            made = plan_of(settings, validation=350, test=2100, sizes=sizes(settings, size), machine=machine)
+            assert all(e.fits for e in made.engines)
+            return next(s.seconds for s in made.stages if s.stage == "answer")
+
+        cut = machine_of(settings).gpus
+        assert (sum(cut), min(cut), max(cut)) == (8, 1, 2)
+        assert answer_s(cut) < 0.6 * answer_s((2, 1, 1, 1, 1, 1, 1))
+
+    def test_an_engine_of_more_gpus_than_there_are_is_told_and_planned_nevertheless(self) -> None:
+        settings = wide_reasoning(load(["pool=paper16", "task=mmlu_pro", "gpus=1"]))
+        made = plan_of(settings, validation=4, test=4, sizes=sizes(settings), machine=machine_of(settings))
+        assert made.gpus == (1,)
+        assert [len(e.experts) for e in made.engines if not e.fits] == [1, 1]
 
     def test_a_small_kv_cache_makes_batches_small_and_a_run_long(self) -> None:
         settings = load(["pool=paper16", "task=mmlu_pro"])
         size = ModelSize(weight_bytes=16_000_000_000, kv_bytes_per_token=131_072)
 
         def seconds(gigabytes: int, *changes: str) -> float:
-            machine = Machine(slots=4, gpus_per_slot=1, room_bytes=gigabytes * 10**9)
+            machine = Machine(gpus=(1,) * 4, room_bytes=gigabytes * 10**9)
             settings = load(["pool=paper16", "task=mmlu_pro", *changes])
             return plan_of(settings, validation=350, test=2100, sizes=sizes(settings, size), machine=machine).seconds
 
@@ -117,14 +145,14 @@ class TestPlan:
         assert seconds(80, "engine.kv_cache_memory_bytes=4_000_000_000") > 1.2 * seconds(80)
         (first, *_) = plan_of(
             settings, validation=4, test=4, sizes=sizes(settings, size),
-            machine=Machine(slots=1, gpus_per_slot=1, room_bytes=80 * 10**9),
+            machine=Machine(gpus=(1,), room_bytes=80 * 10**9),
         ).engines  # fmt: skip
         assert 50e9 < first.kv_bytes < 56e9, "what weights and steps leave of nine tenths"
 
     def test_an_engine_that_does_not_fit_is_told(self, small: str) -> None:
         settings = load([small])
         made = plan_of(
-            settings, validation=4, test=4, sizes=sizes(settings), machine=Machine(slots=1, room_bytes=1 << 20)
+            settings, validation=4, test=4, sizes=sizes(settings), machine=Machine(cpu_slots=1, room_bytes=1 << 20)
         )
         assert not any(e.fits for e in made.engines)
 
@@ -194,7 +222,7 @@ class TestCommand:
         code = cli.main(["plan", "task=mmlu_pro", "pool=paper16", "gpus=4", f"data_dir={tmp_path}"])
         text = capsys.readouterr().out
         assert code == 0
-        assert "4 GPU slot(s)" in text
+        assert "4 slot(s) on 4 GPU(s)" in text
         assert "published sizes" in text
         assert "bench-aggregators" in text
         assert "Mathstral" in text

@@ -28,7 +28,7 @@ from symoe_ray.engine_room import PROMPT_TOKENS, Room
 from symoe_ray.ledger import Chunk, Commits, Part
 from symoe_ray.ports import StageSummary
 from symoe_ray.settings import EngineSettings
-from symoe_ray.slot_places import Node, Place, SlotRule, anywhere, sizes_of
+from symoe_ray.slot_places import Node, Place, SlotRule, anywhere, demand_of
 from symoe_ray.storage import Storage
 
 TIMEOUT_S = 20.0
@@ -1090,7 +1090,7 @@ class TestNodes:
             ExpertSpec(name="B", model="org/B", tensor_parallel_size=4),
             ExpertSpec(name="C", model="org/C", tensor_parallel_size=2, accelerator_type="H100"),
         )
-        rule = SlotRule(sizes=sizes_of(experts))
+        rule = SlotRule(demand=demand_of(experts, {e.name: 1.0 for e in experts}))
         places = rule.places([Node(id="a", gpus=6, kind="A100"), Node(id="h", gpus=2, kind="H100")])
         assert sorted((p.gpus, p.kind) for p in places) == [(1, "A100"), (1, "A100"), (2, "H100"), (4, "A100")]
         pool = rig(experts=experts, places=places)

@@ -112,8 +112,7 @@ def test_a_measured_engine_learns_from_itself_alone(book: CostBook) -> None:
     assert book.costs().of("l") == before
 
 
-def test_an_engine_over_several_gpus_has_their_bandwidth() -> None:
+def test_an_engine_over_several_gpus_has_their_cost() -> None:
     book = CostBook(cuda=True)
-    book.describe("one", FACTS)
     book.describe("four", FACTS, gpus=4)
-    assert book.costs().of("four").sequence_s == pytest.approx(book.costs().of("one").sequence_s / 4)
+    assert book.costs().of("four") == prior_cost(FACTS.weight_bytes, FACTS.kv_bytes_per_token, cuda=True, gpus=4)

@@ -326,7 +326,9 @@ class TestCosts:
         large = prior_cost(16_000_000_000, 131_072, cuda=True)
         assert 0.005 < large.step_s < 0.009  # 16 GB at 3.35 TB/s are 4.8 ms
         assert prior_cost(32_000_000_000, 131_072, cuda=True).step_s > 1.8 * large.step_s
-        assert prior_cost(16_000_000_000, 131_072, cuda=True, gpus=2).step_s < 0.6 * large.step_s
+        two, four = (prior_cost(16_000_000_000, 131_072, cuda=True, gpus=gpus) for gpus in (2, 4))
+        assert 0.6 < two.step_s / large.step_s < 0.7, "half of the weights each, and 64 all-reduces"
+        assert 0.5 < two.sequence_s / large.sequence_s < four.sequence_s / two.sequence_s < 1
         assert large.wake_s is not None
         assert large.wake_s < large.load_s
         small = prior_cost(269_030_016, 23_040, cuda=False, context_tokens=80, prompt_tokens=20, answer_tokens=64)

@@ -147,6 +147,21 @@ def test_all_rows_are_written_once_and_nothing_beats_the_bound(groups: list[Simu
         assert one[0] != other[0] or one[2] <= other[1] + 1e-9, "two engines of a slot generate at once"
 
 
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(groups=stages(), gpus=st.lists(st.sampled_from([1, 1, 2, 4]), min_size=1, max_size=7), data=st.data())
+def test_on_slots_of_several_sizes_each_engine_has_the_gpus_it_needs(
+    groups: list[SimulatedGroup], gpus: list[int], data: st.DataObject
+) -> None:
+    needs = st.sampled_from([n for n in (1, 2, 4) if n <= max(gpus)])
+    groups = [replace(g, tensor_parallel_size=data.draw(needs)) for g in groups]
+    size = {g.key: g.tensor_parallel_size for g in groups}
+    outcome = simulate(groups, slots=gpus)
+    assert outcome.tokens == sum(g.tokens for g in groups)
+    assert all(gpus[int(s.slot.removeprefix("slot-"))] >= size[s.key] for s in outcome.spans)
+    with pytest.raises(ValueError, match="tensor_parallel_size=8"):
+        simulate([replace(groups[0], tensor_parallel_size=8)], slots=gpus)
+
+
 class TestBound:
     def test_a_single_row_is_met_exactly(self) -> None:
         groups = [group("a", 1000)]

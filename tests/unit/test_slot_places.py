@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from symoe_ray.config import load
 from symoe_ray.core import ExpertSpec, ResourceError
-from symoe_ray.slot_places import Node, Place, SlotRule, anywhere, check_room, sizes_of
+from symoe_ray.slot_places import Node, Place, Size, SlotRule, anywhere, check_room, demand_of, slot_rule
 
 
 def experts(*sizes: int | tuple[int, str]) -> list[ExpertSpec]:
@@ -22,7 +24,12 @@ def experts(*sizes: int | tuple[int, str]) -> list[ExpertSpec]:
 
 
 def cut(pool: list[ExpertSpec], *nodes: Node, gpus: int = 0) -> list[Place]:
-    return list(SlotRule(sizes=sizes_of(pool), gpus=gpus).places(nodes))
+    return list(SlotRule(demand=alike(pool), gpus=gpus).places(nodes))
+
+
+def alike(pool: list[ExpertSpec]) -> dict[Size, float]:
+    """The demand of experts whose answers are equally long."""
+    return demand_of(pool, {e.name: 1.0 for e in pool})
 
 
 def gpus_of(places: list[Place]) -> list[int]:
@@ -62,9 +69,19 @@ def test_a_kind_of_gpu_is_found_on_its_node_and_others_take_what_is_left() -> No
     check_room(pool, places, nodes, 0)
 
 
-def test_experts_that_share_an_engine_count_once() -> None:
+def test_what_experts_of_a_size_write_adds_up() -> None:
     twins = [ExpertSpec(name=name, model="org/same") for name in "AB"]
-    assert sizes_of([*twins, *experts(2)]) == {(1, ""): 1, (2, ""): 1}
+    assert demand_of([*twins, *experts(2)], {"A": 400.0, "B": 100.0, "e0": 5200.0}) == {(1, ""): 500.0, (2, ""): 5200.0}
+
+
+def test_who_writes_much_gets_more_slots() -> None:
+    """Two reasoning experts of two GPUs and fourteen others of one, on eight GPUs."""
+    pool = ["pool=paper16", "gpus=8"]
+    assert gpus_of(list(slot_rule(load(pool)).places([Node(id="n", gpus=8)]))) == [1] * 8
+    settings = load(pool)
+    wide = [replace(e, tensor_parallel_size=2) if e.sampling.max_tokens > 8192 else e for e in settings.pool.experts]
+    rule = slot_rule(replace(settings, pool=replace(settings.pool, experts=tuple(wide))))
+    assert gpus_of(list(rule.places([Node(id="n", gpus=8)]))) == [2, 2, 2, 1, 1]
 
 
 def test_no_more_gpus_are_taken_than_may_be() -> None:
@@ -72,11 +89,11 @@ def test_no_more_gpus_are_taken_than_may_be() -> None:
 
 
 def test_a_node_that_joins_gets_slots_beside_those_that_are_there() -> None:
-    rule = SlotRule(sizes=sizes_of(experts(1, 1, 2)))
+    rule = SlotRule(demand=alike(experts(1, 1, 2)))
     taken = rule.places([Node(id="a", gpus=4)])
     assert gpus_of(list(taken)) == [2, 1, 1]
     assert gpus_of(list(rule.places([Node(id="b", gpus=1)], taken=taken))) == [1]
-    limited = SlotRule(sizes=rule.sizes, gpus=4)
+    limited = SlotRule(demand=rule.demand, gpus=4)
     assert limited.places([Node(id="b", gpus=4)], taken=taken) == ()
 
 
