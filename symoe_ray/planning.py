@@ -23,6 +23,7 @@ from symoe_ray.stage_sizes import stage_requests
 
 SPREAD_ROWS = 4096
 CAPACITY = {False: 32, True: 256}
+WITHOUT_DRAFTS = ("annotate", "profile", "answer")  # stages whose prompts hold nothing but a question
 GPU_ENGINE_BYTES = 1536 << 20  # what an engine has on a GPU beside weights and KV cache
 PRIOR_CORES = 2
 
@@ -243,30 +244,48 @@ def _group(
         cohorts += spread(known or unseen_tokens(most), most, counts[name][1])
     rows = sum(count for _, count in cohorts)
     mean = sum(tokens * count for tokens, count in cohorts) / max(rows, 1)
-    cost = next((seen[name].cost for name in names if name in seen), None) or prior(spec, size, mean, machine)
+    prompt = _prompt_tokens(settings, stage, spec, seen)
+    known_cost = next((seen[name].cost for name in names if name in seen), None)
+    cost = known_cost or prior(spec, size, mean, machine, prompt)
     return SimulatedGroup(
         key=key, cohorts=tuple(cohorts), cost=cost, mean_tokens=mean, longest_tokens=max(t for t, _ in cohorts),
-        capacity=_capacity(settings, spec, size, machine, mean), shape=size.shape,
+        capacity=_capacity(settings, spec, size, machine, (prompt, mean)), shape=size.shape,
         tensor_parallel_size=min(spec.tensor_parallel_size, max(machine.gpus, default=1)),
     )  # fmt: skip
 
 
-def _capacity(settings: Settings, spec: ExpertSpec, size: ModelSize, machine: Machine, mean_tokens: float) -> int:
-    """How many sequences run at once, where they write so much on average."""
+def _prompt_tokens(settings: Settings, stage: str, spec: ExpertSpec, seen: Mapping[str, Seen]) -> float:
+    """Of a prompt: of one with k drafts where the stage shows some, as far as they fit beside an answer."""
+    if stage in WITHOUT_DRAFTS:
+        return PROMPT_TOKENS
+    experts = settings.pool.experts
+    known = (seen[e.name].tokens.get("answer") if e.name in seen else None for e in experts)
+    guessed = (unseen_tokens(most_tokens(settings, "answer", e)) for e in experts)
+    draft = sum(k or g for k, g in zip(known, guessed, strict=True)) / len(experts)
+    room = spec.max_model_len - most_tokens(settings, stage, spec) - PROMPT_TOKENS
+    return PROMPT_TOKENS + max(0.0, min(settings.k * draft, room))
+
+
+def _capacity(
+    settings: Settings, spec: ExpertSpec, size: ModelSize, machine: Machine, lengths: tuple[float, float]
+) -> int:
+    """How many sequences of such prompts and answers run at once, mean tokens of each."""
     if spec.is_remote:
         return spec.server.max_concurrency
     kv = _engine(settings, spec, (), size, machine).kv_bytes * spec.tensor_parallel_size
     room = Room(_sequences(settings, spec, machine), kv // max(1, size.kv_bytes_per_token))
-    return room.sequences(PROMPT_TOKENS, mean_tokens)
+    return room.sequences(*lengths)
 
 
-def prior(spec: ExpertSpec, size: ModelSize, mean_tokens: float, machine: Machine) -> EngineCost:
+def prior(
+    spec: ExpertSpec, size: ModelSize, mean_tokens: float, machine: Machine, prompt_tokens: float = PROMPT_TOKENS
+) -> EngineCost:
     """The cost of an engine of which only the size is known; the CPU's is for `PRIOR_CORES` cores."""
     if size.is_remote:
         return PRIOR
     cost = prior_cost(
-        size.weight_bytes, size.kv_bytes_per_token, cuda=machine.cuda, prompt_tokens=PROMPT_TOKENS,
-        context_tokens=running_tokens(PROMPT_TOKENS, mean_tokens), answer_tokens=mean_tokens,
+        size.weight_bytes, size.kv_bytes_per_token, cuda=machine.cuda, prompt_tokens=prompt_tokens,
+        context_tokens=running_tokens(prompt_tokens, mean_tokens), answer_tokens=mean_tokens,
         gpus=spec.tensor_parallel_size,
     )  # fmt: skip
     slower = 1.0 if machine.cuda else PRIOR_CORES * machine.slots / machine.cores

@@ -132,6 +132,14 @@ class TestPlan:
         assert made.gpus == (1,)
         assert [len(e.experts) for e in made.engines if not e.fits] == [1, 1]
 
+    def test_an_aggregator_reads_k_drafts(self, small: str) -> None:
+        def aggregate_s(k: int) -> float:
+            settings = load([small, "baselines=off", f"k={k}", "replacement=true"])
+            made = plan_of(settings, validation=0, test=400, sizes=sizes(settings), machine=CPU)
+            return made.stages[-1].seconds
+
+        assert aggregate_s(1) < aggregate_s(2) < aggregate_s(3)
+
     def test_a_small_kv_cache_makes_batches_small_and_a_run_long(self) -> None:
         settings = load(["pool=paper16", "task=mmlu_pro"])
         size = ModelSize(weight_bytes=16_000_000_000, kv_bytes_per_token=131_072)
