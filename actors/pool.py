@@ -46,6 +46,8 @@ class EnginePool(SlotPool):
             slot.had, slot.promised = {slot.key} if slot.key else set(), ""
         self._stage = current = stage_of(stage, chunks, self._experts, then)
         await self._learn_facts({c.expert for c in chunks})
+        for key in current.groups:
+            self._costs.expect(key, *self._lengths(key))
         try:
             self._dispatch()
             if current.open_chunks:

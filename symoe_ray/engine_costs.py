@@ -47,6 +47,10 @@ class EngineCost:
     reload_s: float | None = None
     wake_s: float | None = None
 
+    def write_s(self, tokens: float, batch: float) -> float:
+        """Seconds in which so many sequences at a time write these tokens together."""
+        return tokens * (self.step_s / max(batch, 1.0) + self.sequence_s)
+
     def generate_s(self, rows: int, tokens: float, longest: float, capacity: int) -> float:
         """Seconds in which one engine writes `tokens` in `rows` answers, `capacity` at once.
 
@@ -137,10 +141,8 @@ def learned(
     """The prior scaled by what was seen: `observed_tokens` in `observed_s` seconds of generation with `mean_batch`
     sequences at a time, and the median of the measured loads.
     """
-    scale = 1.0
-    if observed_tokens > 0 and observed_s > 0:
-        predicted_s = observed_tokens * (prior.step_s / max(mean_batch, 1.0) + prior.sequence_s)
-        scale = observed_s / predicted_s if predicted_s > 0 else 1.0
+    predicted_s = prior.write_s(observed_tokens, mean_batch)
+    scale = observed_s / predicted_s if predicted_s > 0 and observed_s > 0 else 1.0
     return replace(
         prior, step_s=prior.step_s * scale, sequence_s=prior.sequence_s * scale,
         load_s=prior.load_s if load_s is None else load_s,

@@ -62,14 +62,28 @@ def test_steps_are_scaled_by_what_was_generated(book: CostBook) -> None:
     assert seen.load_s == prior.load_s
 
 
-def test_batches_are_weighted_by_their_time(book: CostBook) -> None:
-    """Thirty seconds at 2 sequences and ten at 10 are forty at 4."""
-    other = CostBook(cuda=False)
-    other.describe("k", FACTS)
-    other.generated("k", 5000, 40.0, 4)
+def test_each_measure_counts_with_its_own_batch(book: CostBook) -> None:
+    """1,000 steps of 2 sequences and 300 of 10."""
+    prior = book.costs().of("k")
     book.generated("k", 2000, 30.0, 2)
     book.generated("k", 3000, 10.0, 10)
-    assert book.costs().of("k").step_s == pytest.approx(other.costs().of("k").step_s)
+    assert book.costs().of("k").step_s == pytest.approx(
+        prior.step_s * 40.0 / (1300 * prior.step_s + 5000 * prior.sequence_s)
+    )
+
+
+def test_longer_answers_make_steps_longer_and_leave_what_was_measured(book: CostBook) -> None:
+    """An engine that takes three times as long as by its prior goes on doing so where a stage asks for more."""
+    short = book.costs().of("k")
+    book.generated("k", 1000, 3 * short.write_s(1000, 10), 10)
+    book.expect("k", 300.0, 5200.0)
+    book.expect("of a server", 300.0, 5200.0)
+    fresh = CostBook(cuda=False)
+    fresh.describe("k", FACTS)
+    fresh.expect("k", 300.0, 5200.0)
+    long, prior = book.costs().of("k"), fresh.costs().of("k")
+    assert prior.sequence_s > 1.1 * short.sequence_s
+    assert (long.step_s, long.sequence_s) == pytest.approx((3 * prior.step_s, 3 * prior.sequence_s))
 
 
 def test_no_time_teaches_nothing(book: CostBook) -> None:
