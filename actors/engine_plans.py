@@ -93,11 +93,15 @@ class EnginePlans:
             room=self._room(expert),
         )  # fmt: skip
 
-    def _room(self, expert: str) -> Room:
-        args = self._args(expert)
-        total = gpu_total_bytes(0) if self._cuda else 0
-        room = kv_room_bytes(args, weight_bytes(self.path(expert)), cuda=self._cuda, gpu_total_bytes=total)
-        return Room(int(str(args["max_num_seqs"])), room // max(1, self._kv_bytes(expert)))
+    def _room(self, expert: str) -> Room | None:
+        """None where it cannot be told: the load will say why."""
+        try:
+            args = self._args(expert)
+            total = gpu_total_bytes(0) if self._cuda else 0
+            room = kv_room_bytes(args, weight_bytes(self.path(expert)), cuda=self._cuda, gpu_total_bytes=total)
+            return Room(int(str(args["max_num_seqs"])), room // max(1, self._kv_bytes(expert)))
+        except (ResourceError, ValueError, KeyError):
+            return None
 
     def _make(self, expert: str) -> EnginePlan:
         spec, path = self._experts[expert], self.path(expert)

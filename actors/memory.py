@@ -12,11 +12,11 @@ from pathlib import Path
 
 from actors.nvml import gpu_memory
 from actors.platform import visible_gpus
+from symoe_ray.engine_room import GPU_ENGINE_BYTES
 
 GIB = 1 << 30
 CPU_ENGINE_BYTES = 512 << 20
 CPU_COPIES_BYTES = 1 * GIB
-CUDA_ENGINE_BYTES = 1536 << 20
 CUDA_CONTEXT_BYTES = 768 << 20
 CUDA_HOST_BYTES = 3 * GIB
 CUDA_UTILIZATION = 0.92
@@ -59,7 +59,7 @@ def engine_need(args: Mapping[str, object], weights_bytes: int, *, cuda: bool, g
     asked = int(gpu_total_bytes * (_number(args.get("gpu_memory_utilization")) or CUDA_UTILIZATION))
     asked = min(asked + CUDA_CONTEXT_BYTES, max(asked, gpu_total_bytes - CUDA_CONTEXT_BYTES))
     asleep = weights_bytes * 3 // 2 if args.get("enable_sleep_mode") else 0
-    return Need(host_bytes=CUDA_HOST_BYTES + asleep, gpu_bytes=max(share + int(kv) + CUDA_ENGINE_BYTES, asked))
+    return Need(host_bytes=CUDA_HOST_BYTES + asleep, gpu_bytes=max(share + int(kv) + GPU_ENGINE_BYTES, asked))
 
 
 def kv_room_bytes(args: Mapping[str, object], weights_bytes: int, *, cuda: bool, gpu_total_bytes: int = 0) -> int:
@@ -75,7 +75,7 @@ def kv_room_bytes(args: Mapping[str, object], weights_bytes: int, *, cuda: bool,
     if args.get("dtype") == "float32":
         weights_bytes *= 2
     asked = int(gpu_total_bytes * (_number(args.get("gpu_memory_utilization")) or CUDA_UTILIZATION))
-    return max(0, devices * (asked - CUDA_ENGINE_BYTES) - weights_bytes)
+    return max(0, devices * (asked - GPU_ENGINE_BYTES) - weights_bytes)
 
 
 def wake_need(need: Need) -> Need:
@@ -83,7 +83,7 @@ def wake_need(need: Need) -> Need:
 
     These it has kept, and its host memory, too.
     """
-    return Need(host_bytes=0, gpu_bytes=max(0, need.gpu_bytes - CUDA_ENGINE_BYTES - CUDA_CONTEXT_BYTES))
+    return Need(host_bytes=0, gpu_bytes=max(0, need.gpu_bytes - GPU_ENGINE_BYTES - CUDA_CONTEXT_BYTES))
 
 
 def _number(value: object) -> float:

@@ -50,7 +50,8 @@ def machine_of(settings: Settings) -> Machine:
         slots = settings.gpus or settings.engine.slots
         cores = len(os.sched_getaffinity(0))
         return Machine(cpu_slots=slots, cores=cores, room_bytes=host_available_bytes() // slots)
-    nodes = [Node(id=str(n), gpus=min(NODE_GPUS, gpus - n)) for n in range(0, gpus, max(here, NODE_GPUS))]
+    each = max(here, NODE_GPUS)
+    nodes = [Node(id=str(n), gpus=min(each, gpus - n)) for n in range(0, gpus, each)]
     room = gpu_total_bytes(0) if here else 0
     cut = tuple(place.gpus for place in slot_rule(settings, any_kind=True).places(nodes))
     return Machine(gpus=cut or (gpus,), room_bytes=room or GUESSED_GPU_BYTES, guessed=not room)

@@ -17,7 +17,7 @@ from actors.engine_host import LoadError
 from actors.online_state import USUAL_TOKENS, Grant, OnlineStatus, Queue, Refusal, Ticket, Waiting
 from actors.pool_state import SlotState
 from actors.slot import RestartedError, Told
-from actors.slot_pool import LeaseLostError, PoolConfig, SlotPool
+from actors.slot_pool import LeaseLostError, Lengths, PoolConfig, SlotPool
 from symoe_ray.engine_room import PROMPT_TOKENS
 from symoe_ray.scheduling import GroupView, Lease, Online, Prepare, admission_wait_s, ask_order, decide
 from symoe_ray.serving.engine_metrics import merged
@@ -116,9 +116,9 @@ class OnlinePool(SlotPool):
         with suppress(RayActorError, RayTaskError, TimeoutError):
             self._told[slot.info.id] = await asyncio.wait_for(slot.actor.measure.remote(), STATUS_TIMEOUT_S)
 
-    def _lengths(self, key: str) -> tuple[float, float]:
+    def _lengths(self, key: str) -> Lengths:
         queue = self._queues.get(key)
-        return (queue.mean_prompt or PROMPT_TOKENS, queue.mean_tokens or USUAL_TOKENS) if queue else (0.0, 0.0)
+        return Lengths(queue.mean_prompt or PROMPT_TOKENS, queue.mean_tokens or USUAL_TOKENS) if queue else Lengths()
 
     def _note_tokens(self, tokens: int) -> None:
         """Tokens are counted where they are read: they never pass here."""
@@ -273,10 +273,10 @@ class OnlinePool(SlotPool):
     def _views(self) -> dict[str, GroupView]:
         """The queues as the policy sees them. A slot that is promised to another engine no longer hosts its own."""
         slots = [s for s in self._slots.values() if s.available]
-        next_keys = [s.promised or s.key for s in slots]
+        next_keys, now = [s.promised or s.key for s in slots], time.monotonic()
         return {
             key: queue.view(
-                hosts=next_keys.count(key), shape=self._costs.shape(key), capacity=self._capacity(key),
+                now, hosts=next_keys.count(key), shape=self._costs.shape(key), capacity=self._capacity(key),
                 starting_rows=sum(s.sequences for s in slots if s.key == key and not s.loaded),
             )
             for key, queue in self._queues.items()

@@ -99,10 +99,9 @@ class Queue:
         """Samples that wait."""
         return sum(w.ticket.rows for w in self.waiting)
 
-    @property
-    def oldest_s(self) -> float:
+    def oldest_s(self, now: float) -> float:
         """How long the first has waited."""
-        return time.monotonic() - self.waiting[0].since if self.waiting else 0.0
+        return now - self.waiting[0].since if self.waiting else 0.0
 
     def expect(self, ticket: Ticket) -> int:
         """How many tokens a request will write: what others wrote on average, at most what it may."""
@@ -120,19 +119,23 @@ class Queue:
             taken.append(self.waiting.popleft())
         return taken
 
-    def view(self, *, hosts: int, starting_rows: int, shape: str, capacity: int) -> GroupView:
-        """The queue as the policy sees it."""
+    def view(self, now: float, *, hosts: int, starting_rows: int, shape: str, capacity: int) -> GroupView:
+        """The queue as the policy sees it at a moment of the monotonic clock, one for all queues."""
         longest = max((w.tokens // w.ticket.rows for w in self.waiting), default=round(self.mean_tokens))
         return GroupView(
             key=self.key, rows=self.rows, tokens=sum(w.tokens for w in self.waiting), running_rows=self.running_rows,
-            longest_tokens=longest, hosts=hosts, shape=shape, starting_rows=starting_rows, oldest_s=self.oldest_s,
-            capacity=capacity,
+            longest_tokens=longest, hosts=hosts, shape=shape, starting_rows=starting_rows, capacity=capacity,
+            oldest_s=self.oldest_s(now),
         )  # fmt: skip
 
     def status(self) -> QueueStatus:
         """The queue for those outside."""
         return QueueStatus(
-            key=self.key, experts=self.experts, waiting=self.rows, running=self.running_rows, oldest_s=self.oldest_s
+            key=self.key,
+            experts=self.experts,
+            waiting=self.rows,
+            running=self.running_rows,
+            oldest_s=self.oldest_s(time.monotonic()),
         )
 
 

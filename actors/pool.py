@@ -15,7 +15,7 @@ from actors.commit_queue import CommitQueue
 from actors.engine_host import EngineDiedError, LoadError
 from actors.pool_state import SlotState, StageState, stage_of
 from actors.slot import RestartedError
-from actors.slot_pool import LeaseLostError, PoolConfig, SlotPool
+from actors.slot_pool import LeaseLostError, Lengths, PoolConfig, SlotPool
 from symoe_ray.core import Failure, ResourceError
 from symoe_ray.ledger import Chunk, Commits, Part, split
 from symoe_ray.length_estimates import longest_tokens
@@ -47,7 +47,8 @@ class EnginePool(SlotPool):
         self._stage = current = stage_of(stage, chunks, self._experts, then)
         await self._learn_facts({c.expert for c in chunks})
         for key in current.groups:
-            self._costs.expect(key, *self._lengths(key))
+            lengths = self._lengths(key)
+            self._costs.expect(key, lengths.prompt, lengths.answer)
         try:
             self._dispatch()
             if current.open_chunks:
@@ -202,9 +203,9 @@ class EnginePool(SlotPool):
         stage.failed += part.failed
         stage.prompt_tokens += part.prompt_tokens
         stage.completion_tokens += part.completion_tokens
-        if good := part.samples - part.failed:
+        if good := part.generated:
             group = stage.groups[self._experts[part.expert].engine_key]
-            group.finished_samples += good
+            group.finished += good
             group.finished_tokens += part.completion_tokens
             group.finished_requests += part.requests
             group.finished_prompt_tokens += part.prompt_tokens
@@ -225,9 +226,9 @@ class EnginePool(SlotPool):
         most = self._config.engine.max_attempts
         return self._serves(slot, key) and self._stage.load_failures[slot.info.id, key] < most
 
-    def _lengths(self, key: str) -> tuple[float, float]:
+    def _lengths(self, key: str) -> Lengths:
         group = self._stage.groups.get(key) if self._stage else None
-        return (group.prompt_tokens, group.sequence_tokens) if group else (0.0, 0.0)
+        return Lengths(group.prompt_tokens, group.sequence_tokens, group.each) if group else Lengths()
 
     def _label(self) -> str:
         return self._stage.name if self._stage else ""
@@ -270,7 +271,7 @@ class EnginePool(SlotPool):
                 for chunk in waiting:
                     stage.suspects.remove(chunk)
                 while group.waiting:
-                    waiting.append(group.take(group.waiting[0].rows)[0])
+                    waiting.append(group.take_chunk())
                 stage.doomed += [(chunk, failure) for chunk in waiting]
 
     async def _fail_doomed(self, stage: StageState) -> None:
@@ -352,10 +353,11 @@ class EnginePool(SlotPool):
         stage.finished.set()
 
     def _group_views(self, stage: StageState) -> Mapping[str, GroupView]:
-        hosts, starting = Counter[str](), Counter[str]()
+        hosts, starting, alike = Counter[str](), Counter[str](), dict[tuple[object, ...], list[SlotState]]()
         for slot in self._slots.values():
             if slot.available:
                 hosts.update({slot.key, slot.promised})
+                alike.setdefault((slot.place.gpus, slot.place.kind, slot.serves), []).append(slot)
                 if not slot.loaded:
                     starting[slot.key] += slot.sequences
         views = {
@@ -365,6 +367,7 @@ class EnginePool(SlotPool):
                 running_rows=group.running, starting_rows=starting[key], hosts=hosts[key],
                 shape=self._costs.shape(key), capacity=self._capacity(key),
                 tensor_parallel_size=self._sizes[key][0] if self._on_gpus else 1,
+                most_hosts=sum(len(slots) for slots in alike.values() if self._serves(slots[0], key)),
             )
             for key, group in stage.groups.items()
         }  # fmt: skip

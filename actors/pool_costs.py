@@ -76,8 +76,9 @@ class CostBook:
             self._costs = None
 
     def has_room(self, key: str, room: Room) -> None:
-        """Note what a live engine works on at once."""
-        self._rooms[key] = room
+        """Note what a live engine works on at once, as far as it says."""
+        known = self._rooms.get(key)
+        self._rooms[key] = Room(room.max_num_seqs, room.kv_tokens or (known.kv_tokens if known else 0))
 
     def loaded(self, key: str, seconds: float) -> None:
         """Note how long a fork or spawn of an engine took."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import threading
 import time
 from collections import defaultdict, deque
@@ -81,10 +82,10 @@ class SlotState:
 class Group:
     """The chunks of one engine key that wait, with their rows, sequences and estimated tokens.
 
-    A sequence is a sample that is generated: all of them, but for the copies of a greedy one. `running` are leased and
-    not finished. When the stage began there were `total` in `total_samples`, of which each was expected to write
-    `expected` tokens, `most` at most (0: not known), after a prompt of `prompt` tokens (0: not known). `finished_` are
-    committed.
+    A sequence is a sample that is generated: all of them, but for the copies of a greedy one. `running` are leased, in
+    requests that are not finished. When the stage began there were `total` in `total_rows`, of which each was expected
+    to write `expected` tokens, `most` at most (0: not known), after a prompt of `prompt` tokens (0: not known).
+    `finished` are committed.
     """
 
     waiting: deque[Chunk] = field(default_factory=deque)
@@ -95,9 +96,9 @@ class Group:
     expected: float = 0.0
     prompt: float = 0.0
     total: int = 0
-    total_samples: int = 0
+    total_rows: int = 0
     most: int = 0
-    finished_samples: int = 0
+    finished: int = 0
     finished_tokens: int = 0
     finished_requests: int = 0
     finished_prompt_tokens: int = 0
@@ -108,15 +109,19 @@ class Group:
 
         Short ones finish first, so those that run count as estimated, and so do `ESTIMATE_SEQUENCES` more.
         """
-        finished = self.finished_samples * self.total / max(1, self.total_samples)
         guessed = self.running + ESTIMATE_SEQUENCES
-        return (self.finished_tokens + guessed * self.expected) / (finished + guessed)
+        return (self.finished_tokens + guessed * self.expected) / (self.finished + guessed)
 
     @property
     def prompt_tokens(self) -> float:
         """Of the prompt of a row that waits."""
         guessed = (self.prompt or PROMPT_TOKENS) * ESTIMATE_SEQUENCES
         return (self.finished_prompt_tokens + guessed) / (self.finished_requests + ESTIMATE_SEQUENCES)
+
+    @property
+    def each(self) -> float:
+        """Sequences of a row."""
+        return self.total / max(1, self.total_rows)
 
     def put(self, chunk: Chunk, *, first: bool = False) -> None:
         """Let a chunk wait, behind the others or before them."""
@@ -125,14 +130,18 @@ class Group:
         self.sequences += chunk.sequences or chunk.rows
         self.tokens += chunk.tokens
 
-    def take(self, sequences: int) -> tuple[Chunk, bool]:
-        """The next chunk, or as many rows of it as have so many sequences, at least one; whether a rest of it stays."""
+    def take_chunk(self) -> Chunk:
+        """The next chunk."""
         chunk = self.waiting.popleft()
-        own = chunk.sequences or chunk.rows
         self.rows -= chunk.rows
-        self.sequences -= own
+        self.sequences -= chunk.sequences or chunk.rows
         self.tokens -= chunk.tokens
-        taken, rest = split(chunk, max(1, sequences * chunk.rows // own))
+        return chunk
+
+    def take(self, sequences: int) -> tuple[Chunk, bool]:
+        """The next chunk, or as few rows of it as have so many sequences; whether a rest of it stays."""
+        chunk = self.take_chunk()
+        taken, rest = split(chunk, math.ceil(sequences * chunk.rows / (chunk.sequences or chunk.rows)))
         if rest is not None:
             self.put(rest, first=True)
         return taken, rest is not None
@@ -207,11 +216,11 @@ def stage_of(
         spec = experts[chunk.expert]
         group = groups[spec.engine_key]
         group.put(chunk)
-        group.total_samples += chunk.samples or chunk.rows
         group.prompt = max(group.prompt, chunk.prompt)
         group.most = max(group.most, chunk.most or spec.sampling.max_tokens)
     for group in groups.values():
-        group.total, group.expected = group.sequences, group.tokens / max(1, group.sequences)
+        group.total, group.total_rows = group.sequences, group.rows
+        group.expected = group.tokens / max(1, group.sequences)
     return StageState(
         name=name, groups=dict(groups), total_rows=sum(c.rows for c in chunks), open_chunks=len(chunks),
         then=frozenset(experts[name].engine_key for name in then),

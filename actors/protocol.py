@@ -66,7 +66,7 @@ class Abort(msgspec.Struct, tag=True, frozen=True, kw_only=True):
 class Ready(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     """The engine accepts requests. `modules` were imported on the way, which a zygote can do beforehand next time.
 
-    `kv_tokens` fit into its KV cache (0: without limit).
+    `kv_tokens` fit into its KV cache (0: not known).
     """
 
     pid: int

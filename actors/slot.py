@@ -458,6 +458,7 @@ class Slot:
             seconds=seconds,
             done=tuple(sorted({i.row["row"] for i in items if not open_rows[i.row["row"]]})),
             bytes=size,
+            copies=sum(r["failure"] is None and not r["completion_tokens"] for r in rows),
         )
 
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Coroutine, Iterable, Mapping
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -26,7 +26,7 @@ from actors.pool_state import EventLog, SlotState
 from actors.remote_slot import RemoteSlotActor
 from actors.slot import Loaded, RestartedError, SlotActor, SlotConfig, SlotInfo
 from symoe_ray.core import ExpertSpec, ResourceError
-from symoe_ray.engine_room import Room
+from symoe_ray.engine_room import Room, last_over_mean
 from symoe_ray.remote_slots import remote_slots
 from symoe_ray.scheduling import GroupView, SlotView
 from symoe_ray.settings import EngineSettings
@@ -60,6 +60,14 @@ class PoolConfig:
     rule: SlotRule | None = None
     node_wait_s: float = 0.0
     metrics: bool = False
+
+
+class Lengths(NamedTuple):
+    """Mean tokens of the prompts and answers of an engine, and samples of a request, as far as one knows."""
+
+    prompt: float = 0.0
+    answer: float = 0.0
+    samples: float = 1.0
 
 
 class LeaseLostError(Exception):
@@ -405,19 +413,23 @@ class SlotPool(ABC):
         slot.count(self._capacity(key))
         seconds = slot.counted_at - slot.measured_at
         if slot.written and slot.loaded and seconds > 0:
-            self._costs.generated(key, slot.written, seconds, slot.sequence_seconds / seconds)
+            batch = slot.sequence_seconds / seconds / last_over_mean(self._lengths(key).samples)
+            self._costs.generated(key, slot.written, seconds, batch)
         slot.measure_from_now()
 
     @abstractmethod
-    def _lengths(self, key: str) -> tuple[float, float]:
-        """Tokens of a prompt and of an answer of an engine, on average, as far as one knows."""
+    def _lengths(self, key: str) -> Lengths:
+        """What is asked of an engine."""
 
     def _capacity(self, key: str) -> int:
-        """How many samples an engine works on at once; "": one of which nothing is known."""
-        room = self._costs.room(key)
+        """How many sequences an engine should have at once; "": one of which nothing is known.
+
+        As many as it runs; more where requests have several samples, which count until the last of them is finished.
+        """
+        lengths, room = self._lengths(key), self._costs.room(key)
         if room is None:
-            return self._config.engine.max_num_seqs or (GPU_CAPACITY if self._on_gpus else CPU_CAPACITY)
-        return room.sequences(*self._lengths(key))
+            room = Room(self._config.engine.max_num_seqs or (GPU_CAPACITY if self._on_gpus else CPU_CAPACITY))
+        return round(room.sequences(*lengths) * last_over_mean(lengths.samples))
 
     def _view(self, slot: SlotState, keys: Mapping[str, object]) -> SlotView:
         """A slot as the policy sees it; `keys` are those that there is work for."""

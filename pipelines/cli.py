@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import os
 import re
+import select
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -48,6 +51,7 @@ COMMANDS: tuple[Callable[[Any], None], ...] = (
     submit.add_command,
 )
 
+UNREAD = 128 + signal.SIGPIPE  # as the shell says of one that `head` has cut short
 SETTING = re.compile(r"\+{0,2}([A-Za-z_][\w.\[\]-]*)?=")
 """What is a setting among the words of a command line; a question such as "is 2+2=4?" is none."""
 
@@ -62,9 +66,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.function(options, overrides, signals))
     except BaseException as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return UNREAD
         return exit_code(signals.reason_of(error))
     finally:
         signals.close()
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output goes to a pipe that has been closed; what is left to be written is dropped then."""
+    poll = select.poll()
+    poll.register(1, 0)
+    closed = any(event & select.POLLERR for _, event in poll.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return closed
 
 
 def _parser() -> argparse.ArgumentParser:

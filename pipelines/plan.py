@@ -16,7 +16,8 @@ from pipelines.signals import DONE, MISSING, Signals
 from symoe_ray.config import load
 from symoe_ray.core import InputError
 from symoe_ray.engine_costs import learned
-from symoe_ray.planning import CAPACITY, Machine, ModelSize, RunPlan, Seen, plan_of, prior
+from symoe_ray.engine_room import PROMPT_TOKENS
+from symoe_ray.planning import Machine, ModelSize, RunPlan, Seen, capacity, plan_of, prior
 from symoe_ray.settings import Settings
 from symoe_ray.storage import Storage
 from symoe_ray.tasks import load_task
@@ -99,10 +100,10 @@ def _seen(
     covered = covered_s([(e["attempt"], e["slot"], e["t"] - e["seconds"], e["t"]) for e in made])
     batch = sum(e["requests"] * e["seconds"] for e in made) / covered if covered else 1.0
     loads = sorted(e.get("start_s", e["seconds"]) for e in events if e["event"] == "load")
-    mean = written / max(1, sum(e["requests"] for e in made))
+    spec, mean = settings.pool.expert(name), written / max(1, sum(e["requests"] for e in made))
     cost = learned(
-        prior(settings.pool.expert(name), size, mean, machine), observed_tokens=written, observed_s=covered,
-        mean_batch=min(batch, settings.engine.max_num_seqs or CAPACITY[machine.cuda]),
+        prior(spec, size, mean, machine), observed_tokens=written, observed_s=covered,
+        mean_batch=min(batch, capacity(settings, spec, size, machine, (PROMPT_TOKENS, mean))),
         load_s=loads[len(loads) // 2] if loads else None,
     )  # fmt: skip
     return Seen(tokens=tokens, cost=cost)

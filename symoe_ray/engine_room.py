@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
+from statistics import NormalDist, fmean
 
 from symoe_ray.length_estimates import SIGMA
 
 PROMPT_TOKENS = 300.0  # of a prompt, where none was seen
+GPU_ENGINE_BYTES = 1536 << 20  # what an engine has on a GPU beside weights and KV cache: activations and graphs
+_PARTS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +21,15 @@ class Room:
     max_num_seqs: int
     kv_tokens: int = 0
 
-    def sequences(self, prompt_tokens: float, answer_tokens: float) -> int:
-        """How many sequences of these mean lengths run at once; one at least."""
+    def sequences(self, prompt_tokens: float, answer_tokens: float, samples: float = 1.0) -> int:
+        """How many sequences of these mean lengths run at once, where the `samples` of a request share its prompt.
+
+        One at least.
+        """
         if not self.kv_tokens:
             return self.max_num_seqs
-        return max(1, min(self.max_num_seqs, int(self.kv_tokens / running_tokens(prompt_tokens, answer_tokens))))
+        each = running_tokens(prompt_tokens / max(1.0, samples), answer_tokens)
+        return max(1, min(self.max_num_seqs, int(self.kv_tokens / each)))
 
 
 def running_tokens(prompt_tokens: float, answer_tokens: float, sigma: float = SIGMA) -> float:
@@ -31,3 +39,15 @@ def running_tokens(prompt_tokens: float, answer_tokens: float, sigma: float = SI
     exp(sigma^2) where lengths are lognormal (inspection paradox).
     """
     return max(1.0, prompt_tokens + answer_tokens * math.exp(sigma**2) / 2)
+
+
+@lru_cache(maxsize=256)
+def last_over_mean(samples: float, sigma: float = SIGMA) -> float:
+    """How many times as long as an answer the longest of so many is, on average: so long a request is at work.
+
+    Of lognormal lengths: the mean of the quantiles u^(1/samples), for u in the middle of equal parts of (0, 1).
+    """
+    if samples <= 1:
+        return 1.0
+    normal = NormalDist(-(sigma**2) / 2, sigma)
+    return fmean(math.exp(normal.inv_cdf(((i + 0.5) / _PARTS) ** (1 / samples))) for i in range(_PARTS))

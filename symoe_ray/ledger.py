@@ -83,7 +83,10 @@ def _within(chunk: Chunk, start: int, stop: int) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A file of response rows that a slot has written; it counts once it is committed. `bytes` 0: size unknown."""
+    """A file of response rows that a slot has written; it counts once it is committed. `bytes` 0: size unknown.
+
+    `copies` of its samples are those of a greedy one, which cost nothing.
+    """
 
     path: str
     stage: str
@@ -99,6 +102,12 @@ class Part:
     seconds: float
     done: tuple[int, ...] = field(default=())
     bytes: int = 0
+    copies: int = 0
+
+    @property
+    def generated(self) -> int:
+        """Sequences that were written to their end."""
+        return self.samples - self.failed - self.copies
 
 
 class FencedError(RuntimeError):
@@ -334,7 +343,7 @@ def _chunk(
     name = f"{digest(path, size=4)}-{start}"
     return Chunk(
         id=name, stage=stage, expert=expert, path=path, start=start, stop=stop, rows=stop - start - len(done),
-        tokens=tokens * samples, samples=samples, sequences=sequences, done=tuple(done), partial=tuple(partial),
+        tokens=tokens * sequences, samples=samples, sequences=sequences, done=tuple(done), partial=tuple(partial),
     )  # fmt: skip
 
 

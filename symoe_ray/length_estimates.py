@@ -28,7 +28,7 @@ def most_tokens(settings: Settings, stage: str, spec: ExpertSpec) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Mean tokens of an expert's samples, and of the prompts that they answer."""
+    """Mean tokens of what an expert generated, copies of greedy samples apart, and of the prompts."""
 
     answer: int
     prompt: float
@@ -48,7 +48,7 @@ def seen_lengths(stages: Sequence[Iterable[Part]]) -> dict[str, Lengths]:
 
 
 def expected_tokens(most: Mapping[str, int], seen: Mapping[str, Lengths]) -> dict[str, int]:
-    """Output tokens of one sample, by expert, `most` of which it writes: as seen, else `unseen_tokens`."""
+    """Output tokens of one sequence, by expert, `most` of which it writes: as seen, else `unseen_tokens`."""
     return {name: seen[name].answer if name in seen else unseen_tokens(limit) for name, limit in most.items()}
 
 
@@ -69,7 +69,7 @@ def _means(parts: Iterable[Part]) -> dict[str, Lengths]:
     samples, tokens = Counter[str](), Counter[str]()
     requests, prompts = Counter[str](), Counter[str]()
     for part in parts:
-        samples[part.expert] += part.samples - part.failed
+        samples[part.expert] += part.generated
         tokens[part.expert] += part.completion_tokens
         requests[part.expert] += part.requests
         prompts[part.expert] += part.prompt_tokens

@@ -12,7 +12,7 @@ from statistics import NormalDist
 
 from symoe_ray.core import ExpertSpec
 from symoe_ray.engine_costs import EngineCost, prior_cost
-from symoe_ray.engine_room import PROMPT_TOKENS, Room, running_tokens
+from symoe_ray.engine_room import GPU_ENGINE_BYTES, PROMPT_TOKENS, Room, running_tokens
 from symoe_ray.length_estimates import SIGMA, most_tokens, unseen_tokens
 from symoe_ray.remote_planning import PRIOR, TOKENS_PER_S, simulate_server, together
 from symoe_ray.remote_slots import remote_slots
@@ -24,7 +24,6 @@ from symoe_ray.stage_sizes import stage_requests
 SPREAD_ROWS = 4096
 CAPACITY = {False: 32, True: 256}
 WITHOUT_DRAFTS = ("annotate", "profile", "answer")  # stages whose prompts hold nothing but a question
-GPU_ENGINE_BYTES = 1536 << 20  # what an engine has on a GPU beside weights and KV cache
 PRIOR_CORES = 2
 
 
@@ -249,24 +248,28 @@ def _group(
     cost = known_cost or prior(spec, size, mean, machine, prompt)
     return SimulatedGroup(
         key=key, cohorts=tuple(cohorts), cost=cost, mean_tokens=mean, longest_tokens=max(t for t, _ in cohorts),
-        capacity=_capacity(settings, spec, size, machine, (prompt, mean)), shape=size.shape,
+        capacity=capacity(settings, spec, size, machine, (prompt, mean)), shape=size.shape,
         tensor_parallel_size=min(spec.tensor_parallel_size, max(machine.gpus, default=1)),
     )  # fmt: skip
 
 
 def _prompt_tokens(settings: Settings, stage: str, spec: ExpertSpec, seen: Mapping[str, Seen]) -> float:
-    """Of a prompt: of one with k drafts where the stage shows some, as far as they fit beside an answer."""
+    """Of a prompt: of one with k drafts where the stage shows some, as far as they fit beside an answer.
+
+    A draft is shown without its reasoning: what is left of it is taken to be as long as an answer of those who do not
+    reason.
+    """
     if stage in WITHOUT_DRAFTS:
         return PROMPT_TOKENS
-    experts = settings.pool.experts
-    known = (seen[e.name].tokens.get("answer") if e.name in seen else None for e in experts)
-    guessed = (unseen_tokens(most_tokens(settings, "answer", e)) for e in experts)
-    draft = sum(k or g for k, g in zip(known, guessed, strict=True)) / len(experts)
+    plain = [e for e in settings.pool.experts if not e.think_end_token] or settings.pool.experts
+    known = (seen[e.name].tokens.get("answer") if e.name in seen else None for e in plain)
+    guessed = (unseen_tokens(most_tokens(settings, "answer", e)) for e in plain)
+    draft = sum(k or g for k, g in zip(known, guessed, strict=True)) / len(plain)
     room = spec.max_model_len - most_tokens(settings, stage, spec) - PROMPT_TOKENS
     return PROMPT_TOKENS + max(0.0, min(settings.k * draft, room))
 
 
-def _capacity(
+def capacity(
     settings: Settings, spec: ExpertSpec, size: ModelSize, machine: Machine, lengths: tuple[float, float]
 ) -> int:
     """How many sequences of such prompts and answers run at once, mean tokens of each."""

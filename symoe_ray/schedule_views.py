@@ -40,7 +40,8 @@ class GroupView:
     all slots. `hosts` counts the available slots that hold the engine, load it or have it promised. `longest_tokens` is
     the estimate of the longest single answer (0: four times the mean). Engines of equal `shape` can be exchanged by
     reloading weights ("": alone). `capacity` is how many sequences its engine runs at once (0: as the slot says).
-    `starting_rows` are those of the running ones whose engine still loads. Online, the oldest request has waited for
+    `starting_rows` are those of the running ones whose engine still loads. `most_hosts` is how many slots could hold it
+    (0: all). Online, the oldest request has waited for
     `oldest_s`.
     """
 
@@ -54,6 +55,7 @@ class GroupView:
     shape: str = ""
     capacity: int = 0
     starting_rows: int = 0
+    most_hosts: int = 0
     oldest_s: float = 0.0
 
     @property

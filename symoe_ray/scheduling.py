@@ -74,9 +74,10 @@ def _waits(groups: Mapping[str, GroupView], key: str) -> bool:
     return key in groups and groups[key].rows > 0
 
 
-def _free(groups: Mapping[str, GroupView], slots: int) -> int:
-    """Slots that host no group with work left."""
-    return slots - sum(g.hosts for g in groups.values() if g.rows or g.running_rows)
+def _free(groups: Mapping[str, GroupView], slots: int, group: GroupView | None = None) -> int:
+    """Slots that host no group with work left, and that could hold this one's engine."""
+    free = slots - sum(g.hosts for g in groups.values() if g.rows or g.running_rows)
+    return min(free, group.most_hosts - group.hosts) if group is not None and group.most_hosts else free
 
 
 def _is_surplus(slot: SlotView, groups: Mapping[str, GroupView], costs: Costs, slots: int) -> bool:
@@ -131,7 +132,7 @@ def _lease_rows(
 def _share(slot: SlotView, group: GroupView, groups: Mapping[str, GroupView], costs: Costs, slots: int) -> int:
     """The rows of a group that one of its hosts should have now, hosts to come included: all that load or are free."""
     total, hosts = group.rows + group.running_rows, max(1, group.hosts)
-    free = _free(groups, slots)
+    free = _free(groups, slots, group)
     if free > 0 and total <= (hosts + free) * slot.capacity:
         if not slot.ready:
             wanted = hosts_wanted(groups.values(), costs, slots=slots, capacity=slot.capacity)[group.key]
@@ -149,7 +150,7 @@ def _first_rows(
         return min(group.rows, max_rows)
     wanted = hosts_wanted(groups.values(), costs, slots=slots, capacity=slot.capacity)[group.key]
     hosts = max(1, group.hosts if slot.promised == group.key else group.hosts + 1)
-    room = max(0, _free(groups, slots) - 1)
+    room = max(0, _free(groups, slots, group) - 1)
     share = math.ceil((group.rows + group.running_rows) / max(hosts, min(wanted, hosts + room)))
     return max(1, min(share, group.rows, group.capacity or slot.capacity, max_rows))
 

@@ -124,7 +124,8 @@ class _Simulation:
         self._costs = Costs(by_key={g.key: g.cost for g in groups}, default=groups[0].cost)
         self._cohorts = {g.key: deque(g.cohorts) for g in groups}
         self._slots = {f"slot-{i}": _Slot(f"slot-{i}", gpus=count) for i, count in enumerate(gpus)}
-        self._views = {g.key: _view(g) for g in groups if g.rows}
+        able = {size: sum(count >= size for count in gpus) for size in {g.tensor_parallel_size for g in groups}}
+        self._views = {g.key: _view(g, able[g.tensor_parallel_size]) for g in groups if g.rows}
         self._sizes = set(gpus)
         self._max_rows, self._then = max_rows, then
         self._events: list[tuple[float, int, str, int]] = []
@@ -302,9 +303,9 @@ class _Simulation:
         )  # fmt: skip
 
 
-def _view(group: SimulatedGroup) -> GroupView:
+def _view(group: SimulatedGroup, most_hosts: int) -> GroupView:
     return GroupView(
         key=group.key, rows=group.rows, tokens=round(group.rows * group.mean_tokens),
         longest_tokens=group.longest_tokens, shape=group.shape, capacity=group.capacity,
-        tensor_parallel_size=group.tensor_parallel_size,
+        tensor_parallel_size=group.tensor_parallel_size, most_hosts=most_hosts,
     )  # fmt: skip

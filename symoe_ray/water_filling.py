@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -14,13 +15,16 @@ _HALVINGS = 24
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What is left of a group: rows and tokens (a running row counts as half written), and its longest row."""
+    """What is left of a group: rows and tokens (a running row counts as half written), and its longest row; for `most`
+    hosts at most.
+    """
 
     rows: int
     tokens: float
     longest: float
     cost: EngineCost
     capacity: int
+    most: int
 
     def on(self, hosts: int) -> float:
         """Seconds of generation on each of `hosts` slots that share it evenly."""
@@ -37,17 +41,20 @@ class Work:
             hosts = math.ceil((self.cost.step_s / self.capacity + self.cost.sequence_s) * self.tokens
                               / (room + self.cost.step_s * mean))  # fmt: skip
             if hosts * self.capacity <= self.rows:
-                return max(1, hosts)
+                return max(1, hosts) if hosts <= self.most else 0
         if room <= 0:
             return 0
         hosts = max(1, math.ceil(self.cost.sequence_s * self.tokens / room), math.ceil(self.rows / self.capacity))
-        return hosts if hosts <= self.rows else 0
+        return hosts if hosts <= min(self.rows, self.most) else 0
 
 
 def work_of(group: GroupView, costs: Costs, capacity: int) -> Work:
     """The work that is left of a group, whose engines run `capacity` sequences unless it says otherwise."""
     tokens = group.tokens + group.running_rows * group.mean_tokens / 2
-    return Work(group.rows + group.running_rows, tokens, group.longest, costs.of(group.key), group.capacity or capacity)
+    return Work(
+        group.rows + group.running_rows, tokens, group.longest, costs.of(group.key), group.capacity or capacity,
+        group.most_hosts or sys.maxsize,
+    )  # fmt: skip
 
 
 def hosts_wanted(groups: Iterable[GroupView], costs: Costs, *, slots: int, capacity: int) -> dict[str, int]:
@@ -115,7 +122,7 @@ def _spread(works: Mapping[str, Work], best: Mapping[str, int], slots: int) -> d
 
     def hosts_at(level_s: float) -> dict[str, int]:
         return {
-            key: max(best[key], min(w.rows, math.ceil(w.cost.sequence_s * w.tokens / level_s)))
+            key: max(best[key], min(w.rows, w.most, math.ceil(w.cost.sequence_s * w.tokens / level_s)))
             for key, w in works.items()
         }
 

@@ -6,6 +6,7 @@ import fcntl
 import importlib.metadata
 import json
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from pipelines import cli, questions, signals, stage_commands
+from pipelines.cli import UNREAD
 from symoe_ray.config import load
 
 GOOD = [{"id": "v1", "question": "What is 2+2?", "gold_answer": "4"}]
@@ -490,3 +492,14 @@ class TestExitCodes:
         assert ("symoe: 2 failed rows, max_failures is 1" in said.err.splitlines()) is (code == 3)
         assert json.loads(Path("here/status.json").read_text())["failed"] == failed
         assert self.state() == "finished"
+
+
+def test_output_that_nobody_reads_on_is_no_error() -> None:
+    """`symoe ... | head -1`."""
+    command = [sys.executable, "-m", "pipelines", "plan", "task=demo", "pool=tiny", "engine.kind=fake"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == UNREAD == 141

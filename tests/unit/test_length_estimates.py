@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from symoe_ray.config import load
 from symoe_ray.core import ExpertSpec, Sampling
 from symoe_ray.ledger import Part
@@ -37,6 +39,19 @@ def test_what_it_has_written_is_averaged_over_all_samples() -> None:
 def test_failed_samples_wrote_nothing_and_do_not_count() -> None:
     assert expected_tokens(LIMIT, seen_lengths([[part("Long", 4, 6000, failed=2)]])) == {"Long": 3000}
     assert expected_tokens(LIMIT, seen_lengths([[part("Long", 2, 0, failed=2)]])) == {"Long": 5461}
+
+
+def test_copies_of_a_greedy_sample_were_not_written() -> None:
+    greedy = replace(part("Long", 10, 6000), copies=8)
+    assert seen_lengths([[greedy]])["Long"].answer == 3000
+
+
+def test_prompts_are_averaged_over_requests() -> None:
+    parts = [
+        replace(part("Long", 5, 100), requests=1, prompt_tokens=900),
+        replace(part("Long", 1, 9), prompt_tokens=100),
+    ]
+    assert seen_lengths([parts])["Long"].prompt == 500.0
 
 
 def test_the_first_stage_that_knows_an_expert_decides() -> None:

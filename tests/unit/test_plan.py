@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from actors import model_sizes
 from actors.model_sizes import machine_of
 from pipelines import cli
 from pipelines.plan import covered_s, question_counts, seen_in
@@ -125,6 +126,14 @@ class TestPlan:
         cut = machine_of(settings).gpus
         assert (sum(cut), min(cut), max(cut)) == (8, 1, 2)
         assert answer_s(cut) < 0.6 * answer_s((2, 1, 1, 1, 1, 1, 1))
+
+    @pytest.mark.parametrize(
+        ("here", "gpus", "cut"), [(0, 16, 16), (16, 16, 16), (10, 0, 10), (16, 32, 32), (0, 11, 11)]
+    )
+    def test_no_gpu_is_left_over(self, here: int, gpus: int, cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(model_sizes, "visible_gpus", lambda: here)
+        monkeypatch.setattr(model_sizes, "gpu_total_bytes", lambda _: 80 * 10**9)
+        assert machine_of(load(["pool=paper16", f"gpus={gpus}"])).gpus == (1,) * cut
 
     def test_an_engine_of_more_gpus_than_there_are_is_told_and_planned_nevertheless(self) -> None:
         settings = wide_reasoning(load(["pool=paper16", "task=mmlu_pro", "gpus=1"]))

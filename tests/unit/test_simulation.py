@@ -113,6 +113,12 @@ class TestStage:
         groups = experts_of(600, seed=3)
         assert simulate(groups, slots=8) == simulate(groups, slots=8)
 
+    def test_a_wide_group_does_not_wait_for_slots_that_cannot_hold_it(self) -> None:
+        lengths = tuple((1000 + 370 * i % 9000, 1) for i in range(100))
+        wide = replace(group("wide", 1), cohorts=lengths, tensor_parallel_size=2, mean_tokens=5500.0)
+        alone = simulate([wide], slots=[2]).makespan_s
+        assert simulate([wide], slots=[2, 1, 1, 1, 1, 1, 1]).makespan_s == pytest.approx(alone, rel=0.02)
+
 
 @st.composite
 def stages(draw: st.DrawFn) -> list[SimulatedGroup]:
