@@ -386,9 +386,9 @@ def _left(chunk: Chunk, parts: Sequence[Part]) -> Chunk:
     came = {row for part in parts for row in part.done}
     partial = tuple(p for p in chunk.partial if p[0] not in came)
     rows = chunk.rows - len(came)
-    tokens, samples, sequences = (n * rows // chunk.rows for n in (chunk.tokens, chunk.samples, chunk.sequences))
+    tokens, sequences = (n * rows // chunk.rows for n in (chunk.tokens, chunk.sequences))
     return replace(
-        chunk, done=tuple(sorted({*chunk.done, *came})), partial=partial, rows=rows, tokens=tokens, samples=samples,
+        chunk, done=tuple(sorted({*chunk.done, *came})), partial=partial, rows=rows, tokens=tokens,
         sequences=sequences,
     )  # fmt: skip
 

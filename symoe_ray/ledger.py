@@ -31,10 +31,10 @@ _Id = tuple[str, int]  # a request's id and its shard
 class Chunk:
     """The unit of lease and commit: rows `start` to `stop` of a request file, less the rows in `done`.
 
-    `partial` holds the rows that lack only some samples, as (row, first sample, count). `tokens` is the estimated
-    output of its `samples` (0: one a row), each of `most` tokens at most (0: as the expert's sampling says). `deaths`
-    counts the slot actors that have died with it. `sequences` are its samples less the copies of greedy ones (0: one a
-    row), after prompts of `prompt` tokens on average (0: not known).
+    `partial` holds the rows that lack only some samples, as (row, first sample, count). `sequences` are the samples
+    that it lacks, less the copies of greedy ones (0: one a row). `tokens` is their estimated output, `most` that of one
+    at most (0: as the expert's sampling says), after prompts of `prompt` tokens on average (0: not known). `deaths`
+    counts the slot actors that have died with it.
     """
 
     id: str
@@ -45,13 +45,12 @@ class Chunk:
     stop: int
     rows: int
     tokens: int
-    samples: int = 0
+    sequences: int = 0
     most: int = 0
+    prompt: float = 0.0
     done: tuple[int, ...] = ()
     partial: tuple[tuple[int, int, int], ...] = ()
     deaths: int = 0
-    sequences: int = 0
-    prompt: float = 0.0
 
 
 def split(chunk: Chunk, rows: int) -> tuple[Chunk, Chunk | None]:
@@ -62,14 +61,12 @@ def split(chunk: Chunk, rows: int) -> tuple[Chunk, Chunk | None]:
     while lacking < rows:
         lacking += cut not in done
         cut += 1
-    tokens, samples, sequences = (n * rows // chunk.rows for n in (chunk.tokens, chunk.samples, chunk.sequences))
+    tokens, sequences = (n * rows // chunk.rows for n in (chunk.tokens, chunk.sequences))
     return (
-        replace(chunk, stop=cut, rows=rows, tokens=tokens, samples=samples, sequences=sequences,
-                **_within(chunk, chunk.start, cut)),
+        replace(chunk, stop=cut, rows=rows, tokens=tokens, sequences=sequences, **_within(chunk, chunk.start, cut)),
         replace(
             chunk, id=f"{chunk.id.rsplit('-', 1)[0]}-{cut}", start=cut, rows=chunk.rows - rows,
-            tokens=chunk.tokens - tokens, samples=chunk.samples - samples,
-            sequences=chunk.sequences - sequences, **_within(chunk, cut, chunk.stop),
+            tokens=chunk.tokens - tokens, sequences=chunk.sequences - sequences, **_within(chunk, cut, chunk.stop),
         ),
     )  # fmt: skip
 
@@ -329,21 +326,20 @@ def _chunk(
     stage: str, expert: str, path: str, start: int, stop: int, ids: list[_Id], counts: list[int],
     greedy: list[bool], have: Mapping[_Id, set[int]], tokens: int,
 ) -> Chunk | None:  # fmt: skip
-    done, partial, samples, sequences = [], [], 0, 0
+    done, partial, sequences = [], [], 0
     for row in range(start, stop):
         lacking = [i for i in range(counts[row]) if i not in have.get(ids[row], ())]
-        samples += len(lacking)
         sequences += min(1, len(lacking)) if greedy[row] else len(lacking)
         if not lacking:
             done.append(row)
         elif len(lacking) < counts[row]:
             partial += [(row, first, count) for first, count in _runs(lacking)]
-    if not samples:
+    if not sequences:
         return None
     name = f"{digest(path, size=4)}-{start}"
     return Chunk(
         id=name, stage=stage, expert=expert, path=path, start=start, stop=stop, rows=stop - start - len(done),
-        tokens=tokens * sequences, samples=samples, sequences=sequences, done=tuple(done), partial=tuple(partial),
+        tokens=tokens * sequences, sequences=sequences, done=tuple(done), partial=tuple(partial),
     )  # fmt: skip
 
 

@@ -208,7 +208,7 @@ class TestProperties:
     def test_of_greedy_samples_one_is_generated(self, storage: Storage) -> None:
         sampled = put_requests(storage, {"a": 3, "b": 1}, "sampled")
         greedy = put_requests(storage, {"c": 3, "d": 1}, "greedy", temperature=0.0)
-        assert [(c.samples, c.sequences) for c in chunks(storage, sampled, greedy)] == [(4, 4), (4, 2)]
+        assert [c.sequences for c in chunks(storage, sampled, greedy)] == [4, 2]
 
     def test_prompts_are_as_long_as_the_expert_has_been_asked_before(self, storage: Storage) -> None:
         path = put_requests(storage, {"a": 1})
@@ -228,7 +228,7 @@ class TestSplit:
         lacking = sum(kind != "done" for kind in kinds)
         chunk = Chunk(
             id=f"ab-{start}", stage=STAGE, expert="A", path="p", start=start, stop=start + len(kinds), rows=lacking,
-            tokens=100 * lacking, samples=3 * lacking, sequences=2 * lacking,
+            tokens=100 * lacking, sequences=2 * lacking,
             done=tuple(r for r, kind in at.items() if kind == "done"),
             partial=tuple((r, 1, 2) for r, kind in at.items() if kind == "partial"),
         )  # fmt: skip
@@ -242,7 +242,7 @@ class TestSplit:
         assert head.done + rest.done == chunk.done
         assert head.partial + rest.partial == chunk.partial
         assert head.tokens + rest.tokens == chunk.tokens
-        assert [(c.samples, c.sequences) for c in (head, rest)] == [(3 * c.rows, 2 * c.rows) for c in (head, rest)]
+        assert [c.sequences for c in (head, rest)] == [2 * c.rows for c in (head, rest)]
         assert (head.id, rest.id) == (chunk.id, f"ab-{rest.start}")
         for piece in (head, rest):
             assert piece.rows == piece.stop - piece.start - len(piece.done)

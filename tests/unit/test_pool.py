@@ -344,7 +344,7 @@ class TestWork:
         assert group.prompt_tokens == pytest.approx(0.92 * 5000 + 0.08 * PROMPT_TOKENS)
 
     def test_of_rows_with_several_samples_each_sample_counts(self) -> None:
-        changes = {"samples": 50, "sequences": 50, "most": 64, "tokens": 50 * 40, "prompt": 700.0}
+        changes = {"sequences": 50, "most": 64, "tokens": 50 * 40, "prompt": 700.0}
         stage = stage_of(STAGE, [chunk_of("A", i, **changes) for i in range(10)], EXPERTS)
         group = stage.groups[EXPERTS["A"].engine_key]
         assert (group.sequence_tokens, group.total, group.rows, group.most) == (40.0, 500, 100, 64)
@@ -358,7 +358,7 @@ class TestWork:
         assert (group.rows, group.sequences) == (90, 450)
 
     def test_of_greedy_samples_one_is_generated(self) -> None:
-        changes = {"samples": 50, "sequences": 10, "tokens": 10 * 40}
+        changes = {"sequences": 10, "tokens": 10 * 40}
         stage = stage_of(STAGE, [chunk_of("A", i, **changes) for i in range(10)], EXPERTS)
         group = stage.groups[EXPERTS["A"].engine_key]
         assert (group.sequence_tokens, group.sequences, group.each) == (40.0, 100, 1.0)
@@ -383,11 +383,11 @@ class TestWork:
             await asyncio.sleep(0.01)
             held[slot.id] -= chunk.rows
             yield replace(
-                part_of(chunk, lacking(chunk)), samples=chunk.samples, prompt_tokens=140 * chunk.rows,
+                part_of(chunk, lacking(chunk)), samples=chunk.sequences, prompt_tokens=140 * chunk.rows,
                 completion_tokens=chunk.tokens,
             )  # fmt: skip
 
-        changes = {"tokens": 500 * ROWS * samples, "samples": ROWS * samples, "sequences": ROWS * samples}
+        changes = {"tokens": 500 * ROWS * samples, "sequences": ROWS * samples}
         pool = rig(slots=2, room=room, generate=generate)
         chunks = [chunk_of("A", i, prompt=140.0, **changes) for i in range(100)]
         assert pool.play(chunks).rows == 1000
@@ -689,8 +689,7 @@ class TestLoads:
                 raise LoadError("no memory")
 
         pool = rig(slots=slots, max_attempts=max_attempts, load=load)
-        many = {"samples": ROWS * samples, "sequences": ROWS * samples}
-        summary = pool.play([replace(chunk, **many) for chunk in chunks_of(A=5, B=7)])
+        summary = pool.play([replace(chunk, sequences=ROWS * samples) for chunk in chunks_of(A=5, B=7)])
         assert (summary.rows, summary.failed) == (120, 70)
         assert pool.committed() == once(A=5, B=7)
         assert {chunk.expert for _, chunk in pool.log.grants} == {"A"}
