@@ -89,6 +89,7 @@ class Endpoint:
             status=self._pool.status, metrics=metrics, starting="starting",
         )  # fmt: skip
         self._listener: Listener | None = None
+        self._draining: asyncio.Task[bool] | None = None
         self._starting = asyncio.create_task(self._start())
 
     def __serve_build_asgi_app__(self) -> Any:
@@ -101,8 +102,17 @@ class Endpoint:
     async def drain(self) -> bool:
         """Take nothing new, wait for what is under way as long as the settings allow, and end the pool.
 
-        Whether all has ended by itself.
+        Whether all has ended by itself. It happens once: who asks again waits for the first.
         """
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain())
+        return await asyncio.shield(self._draining)
+
+    async def __del__(self) -> None:
+        """Ray Serve ends the replica, perhaps without having had it drained."""
+        await self.drain()
+
+    async def _drain(self) -> bool:
         ended = await self._service.drain(self._deployed.settings.serve.drain_s)
         await self._pool.stop()
         if self._listener is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -55,6 +56,12 @@ def dashboard() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def every_engine_has_ended(events: Path) -> bool:
+    """Whether the last thing that is noted of the slot's engines is that one was unloaded."""
+    kinds = [json.loads(line)["event"] for line in events.read_text().splitlines()]
+    return [kind for kind in kinds if kind in ("load", "reload", "unload")][-1] == "unload"
+
+
 def test_the_config_file_is_deployed_and_answers(tmp_path: Path, dashboard: str) -> None:
     port = free_port()
     config = yaml.safe_load((REPOSITORY / "cluster" / "serve.yaml").read_text())
@@ -72,3 +79,8 @@ def test_the_config_file_is_deployed_and_answers(tmp_path: Path, dashboard: str)
     answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=TIMEOUT_S)
     assert answer.status_code == 200, answer.text
     assert len(answer.json()["symoe"]["recruitment"]["experts"]) == 3
+    subprocess.run(
+        [BIN / "serve", "shutdown", "--yes", "--address", dashboard],
+        env=ENVIRONMENT, check=True, timeout=TIMEOUT_S, capture_output=True,
+    )  # fmt: skip
+    wait_for(lambda: every_engine_has_ended(tmp_path / "made-serving" / "events.jsonl"))
