@@ -1,14 +1,20 @@
-"""Commits in groups: what slots write while a commit is under way, or shortly after it, goes into the next one."""
+"""Commits in groups: what slots write while a commit is under way, or shortly after it, goes into the next one of its
+stage.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import suppress
 
 from symoe_ray.ledger import Commits, Part
 
 PAUSE_S = 0.25
 FLUSH_S = 5.0
+
+_Waiting = tuple[Part, asyncio.Future[None]]
 
 
 class CommitQueue:
@@ -19,7 +25,7 @@ class CommitQueue:
 
     def __init__(self, commits: Commits) -> None:
         self._commits = commits
-        self._waiting: list[tuple[Part, asyncio.Future[None]]] = []
+        self._waiting: list[_Waiting] = []
         self._open: set[asyncio.Future[None]] = set()
         self._hurry = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
@@ -53,20 +59,28 @@ class CommitQueue:
 
     async def _write(self) -> None:
         while self._waiting:
-            group, self._waiting = self._waiting, []
+            taken, self._waiting = self._waiting, []
             self._hurry.clear()
-            failed: Exception | None = None
-            try:
-                await asyncio.to_thread(self._commits.append, [part for part, _ in group])
-            except Exception as error:
-                failed = error
-            for _, committed in group:
-                if committed.done():  # nobody waits for it any more
-                    continue
-                if failed is None:
-                    committed.set_result(None)
-                else:
-                    committed.set_exception(failed)
+            groups: dict[str, list[_Waiting]] = defaultdict(list)
+            for waiting in taken:
+                groups[waiting[0].stage].append(waiting)
+            for group in groups.values():
+                await self._append(group)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), PAUSE_S)
         self._writer = None
+
+    async def _append(self, group: Sequence[_Waiting]) -> None:
+        """One commit, of parts of one stage."""
+        failed: Exception | None = None
+        try:
+            await asyncio.to_thread(self._commits.append, [part for part, _ in group])
+        except Exception as error:
+            failed = error
+        for _, committed in group:
+            if committed.done():  # nobody waits for it any more
+                continue
+            if failed is None:
+                committed.set_result(None)
+            else:
+                committed.set_exception(failed)

@@ -289,9 +289,9 @@ class OnlinePool(SlotPool):
             if any(q.waiting for q in self._queues.values()):
                 self._dispatch()
 
-    def _emit(self, event: str, slot: SlotState, **values: object) -> None:
+    def _emit(self, event: str, slot: SlotState, *, stage: str = "", **values: object) -> None:
         self._crashes += event == "crash"
-        super()._emit(event, slot, **values)
+        super()._emit(event, slot, stage=stage, **values)
 
 
 def _answer(waiting: Waiting, answer: Grant | Refusal) -> None:

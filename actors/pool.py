@@ -27,7 +27,9 @@ SLOT_LOST = (RayActorError, NodeDiedError, ObjectLostError)
 
 
 class EnginePool(SlotPool):
-    """One stage at a time: its chunks wait by engine key, are leased to slots, and come back as committed parts."""
+    """One stage at a time, or several at once: its chunks wait by engine key, are leased to slots, and come back as
+    committed parts.
+    """
 
     def __init__(self, config: PoolConfig) -> None:
         super().__init__(config)
@@ -38,7 +40,9 @@ class EnginePool(SlotPool):
     async def generate(self, stage: str, chunks: Sequence[Chunk], then: Sequence[str] = ()) -> StageSummary:
         """Work through the chunks; returns when all their rows are committed, as completions or as failures.
 
-        `then` names the experts that the next stage needs: one of them is left on its slot where that costs nothing.
+        Each is committed to the stage that it names: an engine does the work of all stages in one load. `stage` is what
+        they are called together. `then` names the experts that the next stage needs: one of them is left on its slot
+        where that costs nothing.
         """
         if self._stage is not None:
             raise RuntimeError(f"the pool is busy with stage {self._stage.name}")
@@ -146,7 +150,7 @@ class EnginePool(SlotPool):
         is_whole, deaths = False, chunk.deaths
         key, where = self._experts[chunk.expert].engine_key, f"{slot.info.id}, {chunk.expert}"
         try:
-            await self._have_engine(slot, chunk.expert, key)
+            await self._have_engine(slot, chunk.expert, key, chunk.stage)
             started = time.monotonic()
             slot.state, slot.expert = "generate", chunk.expert
             stream = slot.actor.generate.options(num_returns="streaming").remote(chunk, lease)
@@ -376,8 +380,9 @@ class EnginePool(SlotPool):
     def _emit_generate(self, slot: SlotState, chunk: Chunk, parts: list[Part], seconds: float) -> None:
         tokens = sum(p.completion_tokens for p in parts)
         self._emit(
-            "generate", slot, expert=chunk.expert, seconds=round(seconds, 3), requests=sum(p.requests for p in parts),
-            prompt_tokens=sum(p.prompt_tokens for p in parts), completion_tokens=tokens,
+            "generate", slot, stage=chunk.stage, expert=chunk.expert, seconds=round(seconds, 3),
+            requests=sum(p.requests for p in parts), prompt_tokens=sum(p.prompt_tokens for p in parts),
+            completion_tokens=tokens,
         )  # fmt: skip
 
 

@@ -210,9 +210,12 @@ class EventLog:
 def stage_of(
     name: str, chunks: Sequence[Chunk], experts: dict[str, ExpertSpec], then: Sequence[str] = ()
 ) -> StageState:
-    """A stage at its start: the largest chunks of every engine key first. `then` are experts of the next stage."""
+    """A stage at its start. Of every engine key come first the chunks of the longest answers, then the largest ones.
+
+    `then` are experts of the next stage.
+    """
     groups: dict[str, Group] = defaultdict(Group)
-    for chunk in sorted(chunks, key=lambda c: -c.tokens):
+    for chunk in sorted(chunks, key=lambda c: (-c.tokens / (c.sequences or c.rows), -c.tokens)):
         spec = experts[chunk.expert]
         group = groups[spec.engine_key]
         group.put(chunk)

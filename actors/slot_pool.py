@@ -313,8 +313,10 @@ class SlotPool(ABC):
         else:
             self._emit("prefetch", slot, expert=expert, seconds=round(read.seconds, 3), bytes=read.bytes)
 
-    async def _have_engine(self, slot: SlotState, expert: str, key: str) -> None:
-        """Have an expert's engine on a slot that has been given to its key; LeaseLostError where it no longer is."""
+    async def _have_engine(self, slot: SlotState, expert: str, key: str, stage: str = "") -> None:
+        """Have an expert's engine on a slot that has been given to its key, for work of a stage; LeaseLostError where
+        it no longer is.
+        """
         async with slot.lock:
             if slot.key != key:  # the lease before this one could not load it
                 raise LeaseLostError
@@ -333,7 +335,7 @@ class SlotPool(ABC):
                     self._costs.loaded(key, loaded.start_s)
                 slot.measure_from_now()
             slot.adapters.add(lora)
-            self._note_load(slot, expert, key, loaded)
+            self._note_load(slot, expert, key, stage, loaded)
 
     def _note_end(self, slot: SlotState, asleep: frozenset[str]) -> None:
         """What became of the engine that was on the slot: an event."""
@@ -342,11 +344,12 @@ class SlotPool(ABC):
             self._emit("sleep" if key in asleep else "unload", slot, expert=slot.loaded_expert)
         slot.asleep, slot.loaded_expert = asleep, ""
 
-    def _note_load(self, slot: SlotState, expert: str, key: str, loaded: Loaded) -> None:
+    def _note_load(self, slot: SlotState, expert: str, key: str, stage: str, loaded: Loaded) -> None:
         self._swaps[loaded.tier] += 1
         self._emit(
-            EVENT_OF_TIER.get(loaded.tier, "load"), slot, expert=expert, key=key, seconds=round(loaded.seconds, 3),
-            tier=loaded.tier, start_s=round(loaded.start_s, 3), beside=loaded.beside, bytes=loaded.bytes,
+            EVENT_OF_TIER.get(loaded.tier, "load"), slot, stage=stage, expert=expert, key=key,
+            seconds=round(loaded.seconds, 3), tier=loaded.tier, start_s=round(loaded.start_s, 3), beside=loaded.beside,
+            bytes=loaded.bytes,
             **({"message": loaded.note} if loaded.note else {}),
             **({"not_beside": loaded.not_beside} if loaded.not_beside else {}),
         )  # fmt: skip
@@ -449,5 +452,5 @@ class SlotPool(ABC):
             for key in set(held) - keys.keys() - {""}
         }
 
-    def _emit(self, event: str, slot: SlotState, **values: object) -> None:
-        self._events.add(self._label(), slot.info.id, event, **values)
+    def _emit(self, event: str, slot: SlotState, *, stage: str = "", **values: object) -> None:
+        self._events.add(stage or self._label(), slot.info.id, event, **values)

@@ -8,7 +8,7 @@ from functools import partial
 from pipelines.bench_aggregators import aggregator_of
 from pipelines.panels import Layer, Panel, panel_answers, panel_requests
 from pipelines.run import Run
-from pipelines.sharding import collect, generate
+from pipelines.sharding import Work, collect, generate
 from symoe_ray.baselines import baselines_of
 from symoe_ray.fingerprints import digest
 from symoe_ray.tables import ANSWERS
@@ -26,7 +26,8 @@ def run_stage(run: Run) -> None:
     if not run.begin(STAGE, inputs):
         return
     folders = {seed: run.seed_folder(seed) for seed in run.settings.all_seeds}
-    commits = generate(run, STAGE, ("test",), partial(panel_requests, layer, folders), inputs)
+    build = partial(panel_requests, layer, folders)
+    commits = generate(run, Work(stage=STAGE, splits=("test",), build=build, inputs=inputs))
     for seed, folder in folders.items():
         function = partial(panel_answers, layer, seed, folder, run.verify)
         collect(run, folder + "answers", ("test",), function, ANSWERS)

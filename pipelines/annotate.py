@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from pipelines.run import Run
-from pipelines.sharding import Rows, collect, generate
+from pipelines.sharding import Rows, Work, collect, generate
 from symoe_ray.core import ExpertSpec
 from symoe_ray.fingerprints import digest
 from symoe_ray.ledger import responses
@@ -25,19 +25,31 @@ STAGE = "annotate"
 
 def run_stage(run: Run) -> None:
     """Write skills/part-*.parquet: the kept skills of each question and the samples they come from."""
+    work = _work(run)
+    if not run.begin(STAGE, work.inputs):
+        return
+    commits = generate(run, work)
+    collect(run, "skills", work.splits, partial(_skills, run.settings.annotate), SKILLS)
+    table = run.storage.read_tables(run.storage.names("skills", ".parquet"), SKILLS, ["skills"])
+    empty = sum(not skills for skills in table["skills"].to_pylist())
+    run.say(f"annotate: {len(table) - empty} of {len(table)} questions have skills")
+    run.done(STAGE, work.inputs, commits, questions=len(table), without_skills=empty)
+
+
+def due_work(run: Run) -> Work | None:
+    """What the stage will have generated, None if it has run."""
+    work = _work(run)
+    return work if run.is_due(STAGE, work.inputs) else None
+
+
+def _work(run: Run) -> Work:
     settings = run.settings
     spec = settings.pool.expert(settings.annotator_name)
     splits = ("test",) if settings.profiles else ("validation", "test")
     seed = settings.all_seeds[0]
+    build = partial(_requests, spec, settings.annotate, seed)
     inputs = digest(run.output("questions"), spec.name, splits, seed)
-    if not run.begin(STAGE, inputs):
-        return
-    commits = generate(run, STAGE, splits, partial(_requests, spec, settings.annotate, seed), inputs)
-    collect(run, "skills", splits, partial(_skills, settings.annotate), SKILLS)
-    table = run.storage.read_tables(run.storage.names("skills", ".parquet"), SKILLS, ["skills"])
-    empty = sum(not skills for skills in table["skills"].to_pylist())
-    run.say(f"annotate: {len(table) - empty} of {len(table)} questions have skills")
-    run.done(STAGE, inputs, commits, questions=len(table), without_skills=empty)
+    return Work(stage=STAGE, splits=splits, build=build, inputs=inputs)
 
 
 def _requests(spec: ExpertSpec, rules: AnnotateSettings, seed: int, _: Storage, rows: Rows) -> Iterator[dict[str, Any]]:

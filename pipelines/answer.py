@@ -10,7 +10,7 @@ from pipelines.bench_aggregators import aggregator_of
 from pipelines.grading import graded_drafts
 from pipelines.profile import read_profiles
 from pipelines.run import Run
-from pipelines.sharding import Rows, collect, generate, seats_of
+from pipelines.sharding import Rows, Work, collect, generate, seats_of
 from symoe_ray.baselines import baseline_samples, baselines_of
 from symoe_ray.core import ExpertSpec
 from symoe_ray.fingerprints import digest
@@ -24,20 +24,35 @@ STAGE = "answer"
 
 def run_stage(run: Run) -> None:
     """Write drafts/part-*.parquet (in seed=<N> folders for several seeds): the graded answers of all experts asked."""
+    settings, work = run.settings, _work(run)
+    if not run.begin(STAGE, work.inputs):
+        return
+    commits = generate(run, work)
+    specs = {e.name: e for e in settings.pool.experts}
+    for seed, folder in _folders(run).items():
+        collect(run, folder + "drafts", work.splits, partial(graded_drafts, STAGE, specs, seed, run.verify), DRAFTS)
+    run.done(STAGE, work.inputs, commits)
+
+
+def due_work(run: Run) -> Work | None:
+    """What the stage will have generated, None if it has run."""
+    work = _work(run)
+    return work if run.is_due(STAGE, work.inputs) else None
+
+
+def _work(run: Run) -> Work:
     settings = run.settings
     everyone = baseline_samples(settings, ranking_of(run))
     random_seats = "random_experts" in baselines_of(settings)
-    inputs = digest(run.output("questions"), run.output("recruit"), everyone, random_seats)
-    if not run.begin(STAGE, inputs):
-        return
     specs = {e.name: e for e in settings.pool.experts}
-    folders = {seed: run.seed_folder(seed) for seed in settings.all_seeds}
-    build = partial(_requests, specs, folders, everyone, random_seats, settings.max_tokens)
+    build = partial(_requests, specs, _folders(run), everyone, random_seats, settings.max_tokens)
+    inputs = digest(run.output("questions"), run.output("recruit"), everyone, random_seats)
     aggregator = aggregator_of(run)
-    commits = generate(run, STAGE, ("test",), build, inputs, then=[aggregator] if aggregator else [])
-    for seed, folder in folders.items():
-        collect(run, folder + "drafts", ("test",), partial(graded_drafts, STAGE, specs, seed, run.verify), DRAFTS)
-    run.done(STAGE, inputs, commits)
+    return Work(stage=STAGE, splits=("test",), build=build, inputs=inputs, then=(aggregator,) if aggregator else ())
+
+
+def _folders(run: Run) -> dict[int, str]:
+    return {seed: run.seed_folder(seed) for seed in run.settings.all_seeds}
 
 
 def ranking_of(run: Run) -> list[str]:

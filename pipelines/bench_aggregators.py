@@ -10,7 +10,7 @@ from typing import Any
 from pipelines.grading import graded_drafts, is_right
 from pipelines.profile import read_profiles, sources_of
 from pipelines.run import Run
-from pipelines.sharding import Rows, collect, generate, rows_of_shards
+from pipelines.sharding import Rows, Work, collect, generate, rows_of_shards
 from symoe_ray.aggregators import best_aggregator, synthetic_case
 from symoe_ray.core import ExpertSpec
 from symoe_ray.fingerprints import digest
@@ -30,8 +30,7 @@ def run_stage(run: Run) -> None:
     """
     settings = run.settings
     validation = {p.expert: p.accuracy for p in read_profiles(run.storage)}
-    seed = settings.all_seeds[0]
-    if settings.aggregator != "auto" or settings.profiles:
+    if not _is_measured(settings):
         chosen, reason, scores = _known(settings, validation)
         inputs = digest(validation, chosen, reason, scores)
         if run.begin(STAGE, inputs):
@@ -39,14 +38,12 @@ def run_stage(run: Run) -> None:
             run.say(f"bench-aggregators: {chosen} ({reason})")
             run.done(STAGE, inputs, chosen)
         return
-    limit = settings.aggregate.max_draft_characters
-    inputs = digest(run.output("profile"), seed, limit)
-    if not run.begin(STAGE, inputs):
+    work = _work(run)
+    if not run.begin(STAGE, work.inputs):
         return
-    specs = {e.name: e for e in settings.pool.experts}
-    build = partial(_requests, settings.pool.experts, settings.grader, settings.max_tokens, limit, seed)
-    commits = generate(run, STAGE, ("validation",), build, inputs)
-    collect(run, "aggregators", ("validation",), partial(graded_drafts, STAGE, specs, seed, run.verify), DRAFTS)
+    commits = generate(run, work)
+    specs, seed = {e.name: e for e in settings.pool.experts}, settings.all_seeds[0]
+    collect(run, "aggregators", work.splits, partial(graded_drafts, STAGE, specs, seed, run.verify), DRAFTS)
     scores = _scores(run)
     chosen, reason = best_aggregator(scores, validation)
     run.storage.write_json(
@@ -60,7 +57,27 @@ def run_stage(run: Run) -> None:
         },
     )
     run.say(f"bench-aggregators: {chosen} ({reason})")
-    run.done(STAGE, inputs, commits)
+    run.done(STAGE, work.inputs, commits)
+
+
+def due_work(run: Run) -> Work | None:
+    """What the stage will have generated, None if it has run, or has nothing to measure."""
+    if not _is_measured(run.settings):
+        return None
+    work = _work(run)
+    return work if run.is_due(STAGE, work.inputs) else None
+
+
+def _is_measured(settings: Settings) -> bool:
+    return settings.aggregator == "auto" and not settings.profiles
+
+
+def _work(run: Run) -> Work:
+    settings, seed = run.settings, run.settings.all_seeds[0]
+    limit = settings.aggregate.max_draft_characters
+    build = partial(_requests, settings.pool.experts, settings.grader, settings.max_tokens, limit, seed)
+    inputs = digest(run.output("profile"), seed, limit)
+    return Work(stage=STAGE, splits=("validation",), build=build, inputs=inputs)
 
 
 def aggregator_of(run: Run) -> str:

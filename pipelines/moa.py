@@ -15,7 +15,7 @@ from pipelines.answer import ranking_of
 from pipelines.bench_aggregators import aggregator_of
 from pipelines.panels import Layer, Panel, panel_answers, panel_drafts, panel_requests
 from pipelines.run import Run
-from pipelines.sharding import collect, generate
+from pipelines.sharding import Work, collect, generate
 from symoe_ray.baselines import baselines_of
 from symoe_ray.fingerprints import digest
 from symoe_ray.seed_data import BASELINES
@@ -75,7 +75,8 @@ def _panels(run: Run) -> dict[str, tuple[Panel, ...]]:
 
 def _run_layer(run: Run, name: str, layer: Layer, inputs: str) -> list[str]:
     folders = {seed: run.seed_folder(seed) for seed in run.settings.all_seeds}
-    commits = generate(run, layer.stage, ("test",), partial(panel_requests, layer, folders), inputs)
+    build = partial(panel_requests, layer, folders)
+    commits = generate(run, Work(stage=layer.stage, splits=("test",), build=build, inputs=inputs))
     rows_of, schema = (panel_answers, ANSWERS) if name == FINALS else (panel_drafts, DRAFTS)
     for seed, folder in folders.items():
         function = partial(rows_of, layer, seed, folder, run.verify)

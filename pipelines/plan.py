@@ -130,13 +130,13 @@ def as_text(made: RunPlan, note: str) -> str:
     cut = f" of {', '.join(map(str, made.gpus))}" if len(set(made.gpus)) > 1 else ""
     device = f"{sum(made.gpus)} GPU(s)" if made.gpus else "the CPU"
     lines = [f"{made.slots} slot(s){cut} on {device}", ""]
-    lines.append(f"{'stage':<19}{'requests':>10}{'samples':>10}{'tokens':>14}{'seconds':>11}  loads")
+    lines.append(f"{'stage':<26}{'requests':>10}{'samples':>10}{'tokens':>14}{'seconds':>11}  loads")
     lines += [
-        f"{s.stage:<19}{s.requests:>10,}{s.samples:>10,}{s.tokens:>14,}{s.seconds:>11,.1f}  {len(s.loads)}"
+        f"{s.stage:<26}{s.requests:>10,}{s.samples:>10,}{s.tokens:>14,}{s.seconds:>11,.1f}  {len(s.loads)}"
         for s in made.stages
     ]
     lines.append(
-        f"{'total':<19}{sum(s.requests for s in made.stages):>10,}{sum(s.samples for s in made.stages):>10,}"
+        f"{'total':<26}{sum(s.requests for s in made.stages):>10,}{sum(s.samples for s in made.stages):>10,}"
         f"{sum(s.tokens for s in made.stages):>14,}{made.seconds:>11,.1f}  {sum(len(s.loads) for s in made.stages)}"
     )
     lines += ["", "loads (second of the stage: experts); an engine that a stage finds on a slot is not loaded again"]
@@ -144,7 +144,7 @@ def as_text(made: RunPlan, note: str) -> str:
         by_slot: dict[str, list[str]] = defaultdict(list)
         for start in stage.loads:
             by_slot[start.slot].append(f"{start.at_s:.0f}: {'+'.join(start.experts)}")
-        lines += [f"  {stage.stage:<19}{slot:<9}{', '.join(own)}" for slot, own in sorted(by_slot.items(), key=_number)]
+        lines += [f"  {stage.stage:<26}{slot:<9}{', '.join(own)}" for slot, own in sorted(by_slot.items(), key=_number)]
     if made.engines:
         lines += ["", f"{'engine of':<32}{'weights GiB':>12}{'KV GiB':>9}  fits"]
     for engine in made.engines:

@@ -10,7 +10,7 @@ from typing import Any
 from pipelines.grading import graded_drafts, is_right
 from pipelines.questions import read_questions
 from pipelines.run import Run, run_uri
-from pipelines.sharding import Rows, collect, generate
+from pipelines.sharding import Rows, Work, collect, generate
 from symoe_ray.core import ExpertSpec, InputError, Profile
 from symoe_ray.fingerprints import digest
 from symoe_ray.grading import GRADER_VERSION
@@ -36,22 +36,41 @@ def run_stage(run: Run) -> None:
 
 
 def _profile(run: Run) -> None:
-    settings = run.settings
-    seed = settings.all_seeds[0]
-    specs = {e.name: e for e in settings.pool.experts}
-    asked = digest(run.output("questions"), sorted(specs), seed)
-    inputs = digest(asked, run.output("annotate"), settings.grader, GRADER_VERSION)
+    settings, work = run.settings, _work(run)
+    inputs = _inputs(run, work, run.output("annotate"))
     if not run.begin(STAGE, inputs):
         return
-    splits = ("validation",)
-    build = partial(_requests, settings.pool.experts, settings.max_tokens, seed)
-    commits = generate(run, STAGE, splits, build, asked)
-    collect(run, "profiles", splits, partial(graded_drafts, STAGE, specs, seed, run.verify), DRAFTS)
+    commits = generate(run, work)
+    specs, seed = {e.name: e for e in settings.pool.experts}, settings.all_seeds[0]
+    collect(run, "profiles", work.splits, partial(graded_drafts, STAGE, specs, seed, run.verify), DRAFTS)
     book = book_of(run.storage, settings)
     write_book(run.storage, book)
     for profile in read_profiles(run.storage):
         run.say(f"profile: {profile.expert} {profile.correct} of {profile.graded} validation questions right")
     run.done(STAGE, inputs, commits, warnings=_leaks(run.storage, run.storage))
+
+
+def due_work(run: Run) -> Work | None:
+    """What the stage will have generated, also before the skills are known; None if it has run, or generates nothing.
+
+    Skills decide what is made of the answers, not which are asked for.
+    """
+    if run.settings.profiles:
+        return None
+    work, annotated = _work(run), run.manifest["stages"].get("annotate")
+    inputs = _inputs(run, work, annotated["output"] if annotated else "")
+    return work if run.is_due(STAGE, inputs) else None
+
+
+def _work(run: Run) -> Work:
+    settings, seed = run.settings, run.settings.all_seeds[0]
+    inputs = digest(run.output("questions"), sorted(e.name for e in settings.pool.experts), seed)
+    build = partial(_requests, settings.pool.experts, settings.max_tokens, seed)
+    return Work(stage=STAGE, splits=("validation",), build=build, inputs=inputs)
+
+
+def _inputs(run: Run, work: Work, annotated: str) -> str:
+    return digest(work.inputs, annotated, run.settings.grader, GRADER_VERSION)
 
 
 def book_of(storage: Storage, settings: Settings) -> Book:

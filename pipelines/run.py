@@ -67,7 +67,8 @@ class Run:
     """One run in the hands of its driver.
 
     `pool` and `start_ray` start what they name at their first call, so that a run with nothing to do starts nothing.
-    `token` is the attempt's own, and `check` raises where the run is no longer in our hands.
+    `token` is the attempt's own, and `check` raises where the run is no longer in our hands. `generated`: the inputs
+    for which this attempt has generated all rows of a stage.
     """
 
     settings: Settings
@@ -85,6 +86,7 @@ class Run:
     token: str = ""
     check: Callable[[], None] = lambda: None
     warnings: list[str] = field(default_factory=list)
+    generated: dict[str, str] = field(default_factory=dict)
 
     def warn(self, message: str) -> None:
         """Tell the user something that the report repeats."""
@@ -103,20 +105,22 @@ class Run:
             raise InputError(f"stage {stage} of run {self.storage.uri} has not run yet: run `symoe {stage}` first")
         return str(done["output"])
 
-    def begin(self, stage: str, inputs: str) -> bool:
+    def is_due(self, stage: str, inputs: str) -> bool:
         """Whether a stage must run: False if it has, with just these inputs.
 
-        What it made with others is forgotten before it is overwritten: a stage that is cut off has not run. A stage
-        that `symoe import-reference` has filled stands as it is, whatever the settings say.
+        A stage that `symoe import-reference` has filled stands as it is, whatever the settings say.
         """
         done = self.manifest["stages"].get(stage)
-        if done is not None and done.get("imported"):
-            return False
-        if done is not None and done["inputs"] == inputs and not self.retry_failed:
-            return False
-        if self.manifest["stages"].pop(stage, None) is not None:
+        return done is None or not (done.get("imported") or (done["inputs"] == inputs and not self.retry_failed))
+
+    def begin(self, stage: str, inputs: str) -> bool:
+        """`is_due`. What the stage made with other inputs is forgotten then, before it is overwritten: a stage that is
+        cut off has not run.
+        """
+        is_due = self.is_due(stage, inputs)
+        if is_due and self.manifest["stages"].pop(stage, None) is not None:
             self.save()
-        return True
+        return is_due
 
     def done(self, stage: str, inputs: str, *made: object, **facts: object) -> None:
         """Record that a stage has run: `made` is what its output's fingerprint follows from beside the inputs."""

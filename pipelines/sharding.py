@@ -4,8 +4,10 @@ Parquet, and joining, parsing and grading what was generated. One execution per 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +16,7 @@ from pipelines.run import Run
 from symoe_ray.ledger import Chunk, Commits, missing_chunks
 from symoe_ray.length_estimates import expected_tokens, most_tokens, seen_lengths
 from symoe_ray.shard_files import in_shards, of_shards
+from symoe_ray.stage_sizes import joint_name
 from symoe_ray.storage import Storage
 from symoe_ray.tables import REQUESTS, SEATS, table_of
 
@@ -25,38 +28,62 @@ BuildRequests = Callable[[Storage, Rows], Iterable[dict[str, Any]]]
 Collect = Callable[[Storage, Rows], Iterable[dict[str, Any]]]
 
 
-def generate(
-    run: Run, stage: str, splits: tuple[str, ...], build: BuildRequests, inputs: str, then: Sequence[str] = ()
-) -> list[str]:
-    """Have all of a stage's rows generated; returns the names of its commits. `then`: experts of the next stage.
-
-    `build` makes the `REQUESTS` rows (with `expert`) of some questions. Requests are built again when `inputs` changed;
-    rows that are committed already are not generated again, whichever inputs they were first made for.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a stage has generated. `build` makes the `REQUESTS` rows (with `expert`) of some questions of the splits;
+    they are built again when `inputs` changed. `then`: experts of the next stage.
     """
-    if run.manifest["requests"].get(stage, {}).get("inputs") != inputs:
-        run.start_ray()
-        if run.manifest["requests"].pop(stage, None) is not None:
-            run.save()
-        run.storage.delete(f"requests/{stage}")
-        schema = REQUESTS.append(pa.field("expert", pa.string()))
-        made = _execute(run, splits, build, schema, f"requests/{stage}", partition_by="expert")
-        run.manifest["requests"][stage] = {"inputs": inputs, "files": made}
-        run.save()
-    files: dict[str, list[str]] = {}
-    for name in run.manifest["requests"][stage]["files"]:
-        files.setdefault(name.split("expert=")[1].split("/")[0], []).append(name)
-    chunks = _missing(run, stage, files, run.settings.engine.chunk_rows)
+
+    stage: str
+    splits: tuple[str, ...]
+    build: BuildRequests
+    inputs: str
+    then: tuple[str, ...] = ()
+
+
+def generate(run: Run, *works: Work) -> list[str]:
+    """Have all rows of one stage or of several generated, each expert loaded once for all of them; returns the names of
+    their commits.
+
+    Rows that are committed already are not generated again, whichever inputs they were first made for.
+    """
+    due = [work for work in works if run.generated.get(work.stage) != work.inputs]
+    chunks = [chunk for work in due for chunk in _chunks(run, work)]
     if chunks:
-        rows = sum(c.rows for c in chunks)
-        run.say(f"{stage}: {rows} requests to {len({c.expert for c in chunks})} expert(s)")
-        summary = run.pool().generate(stage, chunks, run.on_progress, then)
+        for stage, own in groupby(chunks, lambda c: c.stage):
+            asked = list(own)
+            rows, experts = sum(c.rows for c in asked), len({c.expert for c in asked})
+            run.say(f"{stage}: {rows} requests to {experts} expert(s)")
+        name = joint_name(dict.fromkeys(c.stage for c in chunks))
+        then = [expert for work in due for expert in work.then]
+        summary = run.pool().generate(name, chunks, run.on_progress, then)
         run.say(
-            f"{stage}: {summary.rows} requests in {summary.seconds:.1f} s, {summary.completion_tokens} tokens"
+            f"{name}: {summary.rows} requests in {summary.seconds:.1f} s, {summary.completion_tokens} tokens"
             + (f", {summary.failed} failed" if summary.failed else "")
         )
     commits = Commits(run.storage)
-    commits.compact(stage)
-    return commits.names(stage)
+    for work in due:
+        commits.compact(work.stage)
+        run.generated[work.stage] = work.inputs
+    return [name for work in works for name in commits.names(work.stage)]
+
+
+def _chunks(run: Run, work: Work) -> list[Chunk]:
+    """What a stage still wants, of requests that are built first where they are not those of its inputs."""
+    requests, stage = run.manifest["requests"], work.stage
+    if requests.get(stage, {}).get("inputs") != work.inputs:
+        run.start_ray()
+        if requests.pop(stage, None) is not None:
+            run.save()
+        run.storage.delete(f"requests/{stage}")
+        schema = REQUESTS.append(pa.field("expert", pa.string()))
+        made = _execute(run, work.splits, work.build, schema, f"requests/{stage}", partition_by="expert")
+        requests[stage] = {"inputs": work.inputs, "files": made}
+        run.save()
+    files: dict[str, list[str]] = {}
+    for name in requests[stage]["files"]:
+        files.setdefault(name.split("expert=")[1].split("/")[0], []).append(name)
+    return _missing(run, stage, files, run.settings.engine.chunk_rows)
 
 
 def collect(run: Run, folder: str, splits: tuple[str, ...], function: Collect, schema: pa.Schema) -> list[str]:

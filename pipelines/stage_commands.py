@@ -23,21 +23,29 @@ from pipelines.opening import check_engines, opened
 from pipelines.progress import Display
 from pipelines.report import write_report
 from pipelines.run import MANIFEST, Run, check_same, other_settings, run_uri, settings_of
+from pipelines.sharding import Work, generate
 from pipelines.signals import DONE, TOO_MANY_FAILURES, Signals
 from symoe_ray.config import load, to_yaml
 from symoe_ray.results import accuracy_table
 from symoe_ray.settings import Settings
+from symoe_ray.stage_sizes import PASSES
 from symoe_ray.storage import Storage
 
 STAGES: dict[str, Callable[[Run], Any]] = {
     "annotate": annotate.run_stage,
     "profile": profile.run_stage,
-    "bench-aggregators": bench_aggregators.run_stage,
     "recruit": recruit.run_stage,
+    "bench-aggregators": bench_aggregators.run_stage,
     "answer": answer.run_stage,
     "aggregate": aggregate.run_stage,
     "baselines": moa.run_stage,
     "evaluate": evaluate.run_stage,
+}
+DUE_WORK: dict[str, Callable[[Run], Work | None]] = {
+    "annotate": annotate.due_work,
+    "profile": profile.due_work,
+    "bench-aggregators": bench_aggregators.due_work,
+    "answer": answer.due_work,
 }
 
 
@@ -83,6 +91,8 @@ def run_stages(options: argparse.Namespace, overrides: list[str], signals: Signa
         made: Any = None
         for name in wanted:
             run.say(f"== {name}")
+            if options.command == "run":
+                _generate_together(run, name)
             made = STAGES[name](run)
             display.end_stage()
         if wanted[-1] != "evaluate":
@@ -98,6 +108,13 @@ def run_stages(options: argparse.Namespace, overrides: list[str], signals: Signa
         display.say("\n" + accuracy_table(made))
         display.say(f"\nresults: {run.storage.path('results.json')}\nreport:  {report}")
     return _too_many(failed, settings.max_failures)
+
+
+def _generate_together(run: Run, name: str) -> None:
+    """If a pass begins with this stage, have generated what all of its stages want."""
+    for stages in PASSES:
+        if stages[0] == name:
+            generate(run, *filter(None, (DUE_WORK[stage](run) for stage in stages)))
 
 
 def _too_many(failed: int, allowed: int) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, TypeVar
 
 Event = Mapping[str, Any]
+Key = TypeVar("Key", bound=Hashable)
 
 
 def engine_facts(events: Sequence[Event], predicted_wall_s: float | None = None) -> dict[str, Any]:
@@ -52,23 +53,32 @@ def token_seconds(events: Sequence[Event]) -> dict[tuple[str, str], float]:
     return {key: seconds[key] / count for key, count in tokens.items() if count}
 
 
-def _generation(events: Sequence[Event], key: Any) -> dict[Any, float]:
-    """Seconds in which slots generated, by `key(event)`: what overlaps on a slot within one key counts once."""
-    spans: dict[Any, list[tuple[float, float]]] = defaultdict(list)
+def _generation(events: Sequence[Event], key: Callable[[Event], Key]) -> dict[Key, float]:
+    """Seconds in which slots generated, by `key(event)`. What overlaps on a slot counts once, and is shared by the keys
+    in proportion to the tokens that they wrote in a second.
+    """
+    spans: dict[tuple[int, str], list[tuple[float, float, Key]]] = defaultdict(list)
     for event in events:
-        if event["event"] == "generate":
-            place = key(event), event["attempt"], event["slot"]
-            spans[place].append((event["t"] - event["seconds"], event["t"]))
-    total: dict[Any, float] = defaultdict(float)
-    for (name, _, _), of_slot in spans.items():
-        total[name] += _covered(of_slot)
+        if event["event"] == "generate" and event["seconds"] > 0:
+            rate = max(1, event["completion_tokens"]) / event["seconds"]
+            edges = spans[event["attempt"], event["slot"]]
+            edges += [(event["t"] - event["seconds"], rate, key(event)), (event["t"], -rate, key(event))]
+    total: dict[Key, float] = defaultdict(float)
+    for edges in spans.values():
+        _share(edges, total)
     return total
 
 
-def _covered(spans: Sequence[tuple[float, float]]) -> float:
-    """The length of the union of intervals."""
-    total, end = 0.0, float("-inf")
-    for begin, finish in sorted(spans):
-        total += max(0.0, finish - max(begin, end))
-        end = max(end, finish)
-    return total
+def _share(edges: list[tuple[float, float, Key]], total: dict[Key, float]) -> None:
+    """Add up the time of one slot: `edges` are (time, tokens a second that begin or, negative, end there, key)."""
+    rates: dict[Key, float] = defaultdict(float)
+    open_: Counter[Key] = Counter()
+    before = 0.0
+    for time, rate, key in sorted(edges, key=lambda edge: edge[:2]):
+        every = sum(rates.values())
+        for one, own in rates.items():
+            if own > 0:
+                total[one] += (time - before) * own / every
+        open_[key] += 1 if rate > 0 else -1
+        rates[key] = rates[key] + rate if open_[key] else 0.0
+        before = time

@@ -19,7 +19,7 @@ from symoe_ray.remote_slots import remote_slots
 from symoe_ray.settings import Settings
 from symoe_ray.simulated_engine import Cohort
 from symoe_ray.simulation import Outcome, SimulatedGroup, Span, simulate
-from symoe_ray.stage_sizes import stage_requests
+from symoe_ray.stage_sizes import Counts, in_passes, joint_name, stage_requests
 
 SPREAD_ROWS = 4096
 CAPACITY = {False: 32, True: 256}
@@ -94,8 +94,8 @@ class PlannedSpan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagePlan:
-    """One stage: requests and samples, estimated output tokens, seconds, its loads in order of time, and all that its
-    slots do, slot by slot.
+    """One stage, or several that are generated together (`stage` names them all): requests and samples, estimated
+    output tokens, seconds, its loads in order of time, and all that its slots do, slot by slot.
     """
 
     stage: str
@@ -146,17 +146,14 @@ def plan_of(
 ) -> RunPlan:
     """The plan of a run over so many questions. `sizes` are by expert; `seen` too, where an earlier run is known."""
     seen = seen or {}
-    asked = stage_requests(settings, validation=validation, test=test)
-    groups = [
-        (stage, counts, _groups(settings, stage, counts, sizes, machine, seen)) for stage, counts in asked if counts
-    ]
+    passes = in_passes(stage_requests(settings, validation=validation, test=test))
+    groups = [_groups(settings, joint, sizes, machine, seen) for joint in passes]
     resident: Mapping[str, str] = {}
     stages = []
-    for place, (stage, counts, own) in enumerate(groups):
-        then = frozenset(g.key for g in groups[place + 1][2]) if place + 1 < len(groups) else frozenset()
-        outcome = _simulated(settings, own, machine, resident, then)
+    for joint, own, after in zip(passes, groups, [*groups[1:], []], strict=True):
+        outcome = _simulated(settings, own, machine, resident, frozenset(g.key for g in after))
         resident = {slot: key for slot, key in outcome.resident.items() if key}
-        stages.append(_stage_plan(settings, stage, counts, outcome))
+        stages.append(_stage_plan(settings, joint, outcome))
     notes = []
     if guessed := [e.name for e in settings.pool.experts if sizes[e.name].guessed]:
         notes.append(f"not here, sizes guessed: {', '.join(guessed)}")
@@ -213,38 +210,53 @@ def _sequences(settings: Settings, spec: ExpertSpec, machine: Machine) -> int:
 
 def _groups(
     settings: Settings,
-    stage: str,
-    counts: Mapping[str, tuple[int, int]],
+    joint: Mapping[str, Counts],
     sizes: Mapping[str, ModelSize],
     machine: Machine,
     seen: Mapping[str, Seen],
 ) -> list[SimulatedGroup]:
-    by_key: dict[str, list[str]] = {}
-    for name in counts:
-        by_key.setdefault(settings.pool.expert(name).engine_key, []).append(name)
-    return [_group(settings, stage, key, names, counts, sizes, machine, seen) for key, names in by_key.items()]
+    by_key: dict[str, list[_Asked]] = {}
+    for stage, counts in joint.items():
+        for name, (_, samples) in counts.items():
+            spec = settings.pool.expert(name)
+            most = most_tokens(settings, stage, spec)
+            known = seen[name].tokens.get(stage) if name in seen else None
+            asked = _Asked(
+                spec=spec, cohorts=spread(known or unseen_tokens(most), most, samples),
+                prompt=_prompt_tokens(settings, stage, spec, seen), samples=samples,
+            )  # fmt: skip
+            by_key.setdefault(spec.engine_key, []).append(asked)
+    return [_group(settings, key, asked, sizes, machine, seen) for key, asked in by_key.items()]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What a stage asks of an expert: the answers' lengths, and the mean tokens of a prompt."""
+
+    spec: ExpertSpec
+    cohorts: list[Cohort]
+    prompt: float
+    samples: int
+
+    @property
+    def tokens(self) -> int:
+        return sum(tokens * count for tokens, count in self.cohorts)
 
 
 def _group(
     settings: Settings,
-    stage: str,
     key: str,
-    names: Sequence[str],
-    counts: Mapping[str, tuple[int, int]],
+    asked: Sequence[_Asked],
     sizes: Mapping[str, ModelSize],
     machine: Machine,
     seen: Mapping[str, Seen],
 ) -> SimulatedGroup:
-    spec, size = settings.pool.expert(names[0]), sizes[names[0]]
-    cohorts: list[Cohort] = []
-    for name in names:
-        most = most_tokens(settings, stage, settings.pool.expert(name))
-        known = seen[name].tokens.get(stage) if name in seen else None
-        cohorts += spread(known or unseen_tokens(most), most, counts[name][1])
-    rows = sum(count for _, count in cohorts)
-    mean = sum(tokens * count for tokens, count in cohorts) / max(rows, 1)
-    prompt = _prompt_tokens(settings, stage, spec, seen)
-    known_cost = next((seen[name].cost for name in names if name in seen), None)
+    """What one engine is asked, the longest answers first."""
+    spec, size = asked[0].spec, sizes[asked[0].spec.name]
+    cohorts = [c for a in sorted(asked, key=lambda a: -a.tokens / max(a.samples, 1)) for c in a.cohorts]
+    rows = max(1, sum(a.samples for a in asked))
+    mean, prompt = sum(a.tokens for a in asked) / rows, sum(a.prompt * a.samples for a in asked) / rows
+    known_cost = next((seen[a.spec.name].cost for a in asked if a.spec.name in seen), None)
     cost = known_cost or prior(spec, size, mean, machine, prompt)
     return SimulatedGroup(
         key=key, cohorts=tuple(cohorts), cost=cost, mean_tokens=mean, longest_tokens=max(t for t, _ in cohorts),
@@ -305,14 +317,14 @@ def spread(mean: float, most: int, rows: int) -> list[Cohort]:
     return [(max(1, min(most, round(lengths[i * step % rows]))), 1) for i in range(rows)]
 
 
-def _stage_plan(settings: Settings, stage: str, counts: Mapping[str, tuple[int, int]], outcome: Outcome) -> StagePlan:
+def _stage_plan(settings: Settings, joint: Mapping[str, Counts], outcome: Outcome) -> StagePlan:
     served: dict[str, list[str]] = {}
-    for name in counts:
+    for name in dict.fromkeys(name for counts in joint.values() for name in counts):
         served.setdefault(settings.pool.expert(name).engine_key, []).append(name)
     loads = sorted((s for s in outcome.spans if s.kind == "load"), key=lambda s: (s.begin_s, s.slot))
     return StagePlan(
-        stage=stage, requests=sum(r for r, _ in counts.values()), samples=outcome.rows, tokens=outcome.tokens,
-        seconds=outcome.makespan_s,
+        stage=joint_name(joint), requests=sum(r for counts in joint.values() for r, _ in counts.values()),
+        samples=outcome.rows, tokens=outcome.tokens, seconds=outcome.makespan_s,
         loads=tuple(Load(slot=s.slot, at_s=s.begin_s, experts=tuple(served.get(s.key, [s.key]))) for s in loads),
         spans=tuple(
             PlannedSpan(slot=s.slot, event=s.kind, experts=tuple(served.get(s.key, [s.key])), begin_s=s.begin_s,

@@ -64,5 +64,6 @@ class Pool(Protocol):
     ) -> StageSummary:
         """Work through the chunks; returns when every row of them is committed, as a completion or as a failure.
 
-        `then` names the experts that the next stage needs: one of them is left on its slot where that costs nothing.
+        Each is committed to the stage that it names; `stage` is what they are called together. `then` names the experts
+        that the next stage needs: one of them is left on its slot where that costs nothing.
         """

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from symoe_ray.baselines import baseline_samples, baselines_of
 from symoe_ray.settings import Settings
 
-StageRequests = tuple[str, dict[str, tuple[int, int]]]
-"""A stage, and for each expert how many (requests, samples) it asks of it."""
+PASSES = (("annotate", "profile"), ("bench-aggregators", "answer"))
+"""Stages that wait for nothing of each other: a run has them generated together, each expert loaded once for both."""
+
+Counts = dict[str, tuple[int, int]]
+"""Expert -> how many (requests, samples) are asked of it."""
+StageRequests = tuple[str, Counts]
 
 
 def stage_requests(settings: Settings, *, validation: int, test: int) -> list[StageRequests]:
@@ -34,6 +38,26 @@ def stage_requests(settings: Settings, *, validation: int, test: int) -> list[St
         ("aggregate", {aggregator: (test * seeds * methods, test * seeds * methods)}),
         *_baselines(settings, experts, test * seeds),
     ]
+
+
+def in_passes(asked: Iterable[StageRequests]) -> list[dict[str, Counts]]:
+    """What is generated together: for each pass its stages, without those that ask for nothing."""
+    passes: dict[tuple[str, ...], dict[str, Counts]] = {}
+    for stage, counts in asked:
+        if counts:
+            own = next((stages for stages in PASSES if stage in stages), (stage,))
+            passes.setdefault(own, {})[stage] = counts
+    return list(passes.values())
+
+
+def joint_name(stages: Iterable[str]) -> str:
+    """What stages that are generated together are called."""
+    return "+".join(stages)
+
+
+def stages_of(name: str) -> list[str]:
+    """The stages of a `joint_name`."""
+    return name.split("+")
 
 
 def _answers(settings: Settings, experts: Sequence[str], questions: int) -> dict[str, tuple[int, int]]:

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from symoe_ray.stage_sizes import stages_of
+
 Event = Mapping[str, Any]
 
 _LOADING = frozenset({"load", "wake", "reload"})
@@ -147,7 +149,7 @@ def build_timeline(events: Iterable[Event], planned: Sequence[PlannedStage] = ()
         actual_s=actual_s,
         predicted_s=predicted_s,
         cut=begin_s + predicted_s > length_s,
-        stages=_lane("", _stages(spans), plans.get("", []), length_s, actual_s),
+        stages=_lane("", _stages(spans, _together(planned)), plans.get("", []), length_s, actual_s),
         lanes=tuple(_lane(slot, by_slot[slot], plans.get(slot, []), length_s, actual_s) for slot in slots),
         ticks=_ticks(length_s),
         attempts=tuple(
@@ -157,11 +159,16 @@ def build_timeline(events: Iterable[Event], planned: Sequence[PlannedStage] = ()
 
 
 def stage_rows(events: Iterable[Event], planned: Sequence[PlannedStage] = ()) -> list[StageRow]:
-    """What every stage took, beside what was predicted, in the order in which they first did something."""
+    """What every stage took, beside what was predicted, in the order in which they first did something.
+
+    Stages that were planned together are one.
+    """
+    together = _together(planned)
     of_stage: dict[str, list[Event]] = {}
     for event in events:
         if event.get("stage") and event["event"] in _SHOWN:
-            of_stage.setdefault(str(event["stage"]), []).append(event)
+            stage = str(event["stage"])
+            of_stage.setdefault(together.get(stage, stage), []).append(event)
     predicted = {stage.stage: stage.seconds for stage in planned}
     return [_stage_row(stage, own, predicted.get(stage)) for stage, own in of_stage.items()]
 
@@ -231,14 +238,19 @@ def _planned_spans(planned: Sequence[PlannedStage], begin_s: float, length_s: fl
     return found
 
 
-def _stages(spans: Iterable[_Span]) -> list[_Span]:
+def _together(planned: Sequence[PlannedStage]) -> dict[str, str]:
+    """Stage -> what it was planned as together with others."""
+    return {stage: joint.stage for joint in planned for stage in stages_of(joint.stage)}
+
+
+def _stages(spans: Iterable[_Span], together: Mapping[str, str]) -> list[_Span]:
     stages: dict[str, _Span] = {}
     for span in spans:
         if not span.stage:
             continue
+        name = together.get(span.stage, span.stage)
         stage = stages.setdefault(
-            span.stage,
-            _Span(start=span.start, end=span.end, event="stage", expert=span.stage, stage=span.stage, slot=""),
+            name, _Span(start=span.start, end=span.end, event="stage", expert=name, stage=name, slot="")
         )
         stage.start, stage.end = min(stage.start, span.start), max(stage.end, span.end)
     return list(stages.values())

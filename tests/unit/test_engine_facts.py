@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pipelines.evaluate import engine_facts, read_events
+from symoe_ray.engine_facts import token_seconds
 from symoe_ray.storage import Storage
 
 
@@ -14,6 +15,8 @@ def event(kind: str, t: float, seconds: float = 0.0, **changes: Any) -> dict[str
     """An event that ended at second `t` of its attempt."""
     swap = {"load": "fork", "reload": "reload", "wake": "wake"}
     timed: dict[str, Any] = {"seconds": seconds} if kind in (*swap, "generate") else {}
+    if kind == "generate":
+        timed["completion_tokens"] = 10
     if kind in swap:
         timed["tier"] = swap[kind]
     return {"event": kind, "t": t, "attempt": 1, "stage": "answer", "slot": "slot-0", "expert": "A", **timed, **changes}
@@ -67,6 +70,18 @@ def test_chunks_that_overlap_on_a_slot_count_once_and_on_two_slots_twice() -> No
     assert facts["generate_s"] == 7.0 + 5.0
     assert facts["wall_s"] == 8.0
     assert facts["busy_ratio"] == pytest.approx(12 / 16)
+
+
+def test_stages_that_an_engine_works_for_at_once_share_its_time_by_what_they_write() -> None:
+    events = [
+        event("generate", 4.0, 4.0, completion_tokens=300),  # 0 to 4
+        event("generate", 6.0, 4.0, completion_tokens=100, stage="bench-aggregators"),  # 2 to 6
+        event("generate", 8.0, 2.0, completion_tokens=50),  # 6 to 8
+    ]
+    seconds = token_seconds(events)
+    assert seconds["answer", "A"] * 350 == pytest.approx(2 + 2 * 3 / 4 + 2)
+    assert seconds["bench-aggregators", "A"] * 100 == pytest.approx(2 * 1 / 4 + 2)
+    assert engine_facts(events)["generate_s"] == pytest.approx(8.0)
 
 
 def test_each_attempt_has_its_own_clock() -> None:

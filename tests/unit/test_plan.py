@@ -84,10 +84,14 @@ class TestPlan:
     def test_experts_of_one_engine_share_its_load_and_stages_keep_what_is_there(self, small: str) -> None:
         settings = load([small])
         made = plan_of(settings, validation=40, test=64, sizes=sizes(settings), machine=CPU)
-        assert [s.stage for s in made.stages] == ["annotate", "profile", "bench-aggregators", "answer", "aggregate"]
+        assert [s.stage for s in made.stages] == ["annotate+profile", "bench-aggregators+answer", "aggregate"]
         assert [e.experts for e in made.engines] == [("Ann", "AnnGreedy"), ("Bob",)]
-        assert all(load.experts == ("Ann",) for load in made.stages[0].loads)
-        assert {load.experts for load in made.stages[1].loads} == {("Bob",)}
+        for stage in made.stages[:2]:
+            loads = [(load.slot, load.experts) for load in stage.loads]
+            assert len(set(loads)) == len(loads), "an engine is loaded once for all stages that go together"
+            assert {experts for _, experts in loads} <= {("Ann", "AnnGreedy"), ("Bob",)}
+        asked = dict(stage_requests(settings, validation=40, test=64))
+        assert made.stages[0].samples == sum(n for stage in ("annotate", "profile") for _, n in asked[stage].values())
         assert made.seconds == pytest.approx(sum(s.seconds for s in made.stages))
         assert made.seconds > 0
 
@@ -121,7 +125,7 @@ class TestPlan:
             machine = Machine(gpus=gpus, room_bytes=80 * 10**9)
             made = plan_of(settings, validation=350, test=2100, sizes=sizes(settings, size), machine=machine)
             assert all(e.fits for e in made.engines)
-            return next(s.seconds for s in made.stages if s.stage == "answer")
+            return next(s.seconds for s in made.stages if s.stage == "bench-aggregators+answer")
 
         cut = machine_of(settings).gpus
         assert (sum(cut), min(cut), max(cut)) == (8, 1, 2)

@@ -276,6 +276,32 @@ class TestWork:
         keys = [EXPERTS[expert].engine_key for expert in "BAB"]
         assert [event["key"] for event in pool.events("load")] == keys
 
+    def test_two_stages_at_once_take_one_load_of_each_engine_and_are_committed_apart(self, rig: MakeRig) -> None:
+        pool = rig()
+        other = [replace(chunk, id=f"other-{chunk.id}", stage="profile") for chunk in chunks_of(A=2, B=1)]
+
+        async def play() -> StageSummary:
+            actor = EnginePool(pool.config)
+            await actor.start()
+            return await actor.generate("profile+answer", [*chunks_of(A=1, B=3), *other])
+
+        assert asyncio.run(asyncio.wait_for(play(), TIMEOUT_S)).rows == 7 * ROWS
+        assert sorted(expert for _, expert in pool.log.loads) == ["A", "B"]
+        assert pool.committed() == once(A=1, B=3)
+        commits = Commits(Storage(pool.config.run_uri))
+        assert Counter((p.expert, row) for p in commits.parts("profile") for row in p.done) == once(A=2, B=1)
+        assert {event["stage"] for event in pool.events("load")} <= {"profile", STAGE}
+        rows = Counter[str]()
+        for event in pool.events("generate"):
+            rows[event["stage"]] += event["requests"]
+        assert rows == {"profile": 3 * ROWS, STAGE: 4 * ROWS}
+
+    def test_the_longest_answers_come_first(self, rig: MakeRig) -> None:
+        pool = rig()
+        short = [chunk_of("A", i, tokens=9 * ROWS, sequences=9 * ROWS) for i in range(2)]
+        pool.play([*short, chunk_of("A", 2, tokens=5 * ROWS)])
+        assert next(chunk.start for _, chunk in pool.log.grants) == 2 * ROWS
+
     def test_the_expert_that_the_next_stage_needs_is_left_for_last(self, rig: MakeRig) -> None:
         pool = rig()
 

@@ -131,6 +131,22 @@ def test_stages_say_what_they_took_beside_what_was_predicted() -> None:
     assert (aggregate.predicted_s, aggregate.actual_s) == (None, 2)
 
 
+def test_stages_that_were_planned_together_are_one() -> None:
+    events = [
+        event("load", 10, 4, stage="annotate"),
+        event("generate", 30, 20, stage="annotate", completion_tokens=7),
+        event("generate", 50, 30, stage="profile", completion_tokens=3),
+        event("prefetch", 40, 1, stage="annotate+profile"),
+    ]
+    together = planned(40, "annotate+profile", "aggregate")
+    (row,) = stage_rows(events, together)
+    assert (row.stage, row.predicted_s, row.actual_s, row.completion_tokens) == ("annotate+profile", 40, 44, 10)
+    timeline = build_timeline(events, together)
+    assert timeline is not None
+    assert [bar.expert for bar in timeline.stages.bars] == ["annotate+profile"]
+    assert [row.stage for row in stage_rows(events)] == ["annotate", "profile", "annotate+profile"]
+
+
 def test_no_events_no_timeline() -> None:
     assert build_timeline([]) is None
     assert build_timeline([event("unload", 5, 0)]) is None
