@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from actors.canary import canary_key, default_folder
@@ -14,7 +15,7 @@ from actors.lora import adapter_path, lora_args, zero_adapter
 from actors.memory import engine_need, gpu_total_bytes, kv_room_bytes
 from actors.models import kv_bytes_per_token, local_path, weight_bytes
 from actors.nvml import gpu_and_driver
-from actors.platform import engine_args
+from actors.platform import cpu_dtype, engine_args
 from actors.protocol import LoadEngine
 from actors.shapes import shape_of
 from actors.tokenizer_repair import sound_tokenizer
@@ -49,7 +50,8 @@ class EnginePlans:
         metrics: bool = False,
     ) -> None:  # fmt: skip
         self._experts = {e.name: e for e in experts}
-        self._engine, self._cores, self._cuda, self._metrics = engine, cores, cuda, metrics
+        self._engine = engine if cuda else replace(engine, dtype=cpu_dtype(engine.dtype))
+        self._cores, self._cuda, self._metrics = cores, cuda, metrics
         self._paths: dict[str, Path] = {}
         self._plans: dict[str, EnginePlan] = {}
 
@@ -93,12 +95,15 @@ class EnginePlans:
             room=self._room(expert),
         )  # fmt: skip
 
+    @functools.cached_property
+    def _gpu_bytes(self) -> int:
+        return gpu_total_bytes(0) if self._cuda else 0
+
     def _room(self, expert: str) -> Room | None:
         """None where it cannot be told: the load will say why."""
         try:
-            args = self._args(expert)
-            total = gpu_total_bytes(0) if self._cuda else 0
-            room = kv_room_bytes(args, weight_bytes(self.path(expert)), cuda=self._cuda, gpu_total_bytes=total)
+            args, weights = self._args(expert), weight_bytes(self.path(expert))
+            room = kv_room_bytes(args, weights, cuda=self._cuda, gpu_total_bytes=self._gpu_bytes)
             return Room(int(str(args["max_num_seqs"])), room // max(1, self._kv_bytes(expert)))
         except (ResourceError, ValueError, KeyError):
             return None
@@ -113,16 +118,19 @@ class EnginePlans:
             threads=self._engine.threads or len(self._cores), cores=self._cores, cuda=self._cuda,
         )  # fmt: skip
         wants_canary = bool(self._engine.max_sleeping) or self._has_sibling(expert, shape)
-        total, device = (gpu_total_bytes(0), gpu_and_driver(0)) if self._cuda else (0, "")
+        device = gpu_and_driver(0) if self._cuda else ""
         return EnginePlan(
             key=spec.engine_key, frame=frame, shape=shape,
             canary=canary_key(path, args, _vllm_version(), device) if wants_canary else "",
-            need=engine_need(args, weight_bytes(path), cuda=self._cuda, gpu_total_bytes=total),
+            need=engine_need(args, weight_bytes(path), cuda=self._cuda, gpu_total_bytes=self._gpu_bytes),
         )  # fmt: skip
 
     def _args(self, expert: str) -> dict[str, object]:
         spec, path = self._experts[expert], self.path(expert)
-        args = engine_args(spec, str(path), self._engine, cuda=self._cuda, kv_bytes_per_token=self._kv_bytes(expert))
+        args = engine_args(
+            spec, str(path), self._engine, cuda=self._cuda, kv_bytes_per_token=self._kv_bytes(expert),
+            gpu_bytes=self._gpu_bytes,
+        )  # fmt: skip
         if tokenizer := sound_tokenizer(path, default_folder().parent / "tokenizers"):
             args = {"tokenizer": str(tokenizer)} | args
         if self._metrics:

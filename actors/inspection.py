@@ -15,7 +15,7 @@ from actors.checkpoints import read_json
 from actors.engine_arguments import argument_problem
 from actors.models import PACKAGE, found, kv_bytes_per_token, weight_bytes
 from actors.nvml import driver_cuda
-from actors.platform import cpu_kv_bytes, visible_gpus
+from actors.platform import cpu_dtype, cpu_kv_bytes, visible_gpus
 from actors.remote_check import look_at_server
 from symoe_ray.core import ExpertSpec, ResourceError
 from symoe_ray.findings import Finding
@@ -39,7 +39,10 @@ def inspect_machine(settings: Settings) -> list[Finding]:
         found.append(Finding(what="gpu", value=f"none: engine.slots={settings.engine.slots} engine(s) on the CPU"))
     found += _asked_gpus(settings, len(gpus))
     memory, disk = _available_memory(), shutil.disk_usage(Path(settings.output_dir).absolute().anchor).free
-    found.append(Finding(what="cpu cores", value=str(os.cpu_count())))
+    cores = str(os.cpu_count())
+    if not gpus and cpu_dtype(settings.engine.dtype) != settings.engine.dtype:
+        cores += ", which do not multiply bfloat16: engines compute in float32"
+    found.append(Finding(what="cpu cores", value=cores))
     found.append(Finding(what="memory available", value=f"{memory / GIB:.1f} GiB"))
     found.append(
         Finding(
@@ -155,8 +158,10 @@ def _expert(spec: ExpertSpec, room: int, on_gpu: bool, settings: Settings) -> Fi
         folder, adapter = present(spec.model, spec.revision), present(spec.lora, "") if spec.lora else None
         if folder is None:
             return Finding(what=what, value=f"{spec.model}: will be prepared at its first use")
+        dtype = settings.engine.dtype if on_gpu else cpu_dtype(settings.engine.dtype)
         weights = weight_bytes(folder) + (weight_bytes(adapter) if adapter else 0)
-        per_token = kv_bytes_per_token(folder)
+        weights *= 2 if dtype == "float32" else 1  # most checkpoints have 16 bits
+        per_token = kv_bytes_per_token(folder, dtype=dtype)
         code = "" if spec.trust_remote_code else _own_code(folder)
     except ResourceError as error:
         return Finding(what=what, value="model not here", fine=False, advice=str(error))

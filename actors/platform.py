@@ -8,6 +8,7 @@ from pathlib import Path
 
 from actors.node_cache import cache_folder
 from symoe_ray.core import ExpertSpec
+from symoe_ray.engine_room import gpu_sequences
 from symoe_ray.settings import EngineSettings
 
 CPU_KV_BYTES = (64 << 20, 1 << 30)
@@ -15,7 +16,6 @@ CPU_KV_TOKENS_PER_SEQ = 1024
 CPU_MAX_NUM_SEQS = 32
 CPU_BLOCK_SIZE = 32
 CPU_BATCHED_TOKENS = 2048
-CUDA_MAX_NUM_SEQS = 256
 CUDA_BATCHED_TOKENS = 8192
 MOST_IN_A_GRAPH = 512  # vLLM's own limit, but for Blackwell
 GRAPH_SETTINGS = {"cudagraph_capture_sizes", "max_cudagraph_capture_size", "compilation_config"}
@@ -30,6 +30,18 @@ def visible_gpus() -> int:
     if visible is not None:
         return len([d for d in visible.split(",") if d.strip() and d.strip() != "-1"])
     return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+
+
+def cpu_dtype(dtype: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """What `engine.dtype` comes to on the CPU: auto is the checkpoint's own where the CPU multiplies bfloat16 itself
+    (AVX-512 BF16 or AMX, or BF16 of Arm), and float32 where vLLM's kernels would have to convert every number: with
+    AVX2 alone an engine was 4.6 times as fast in float32 (benchmarks/README.md).
+    """
+    if dtype != "auto":
+        return dtype
+    lines = (line.partition(":") for line in cpuinfo.read_text().splitlines())
+    flags = {flag for name, _, value in lines if name.strip() in ("flags", "Features") for flag in value.split()}
+    return "auto" if flags & {"avx512_bf16", "amx_bf16", "bf16"} else "float32"
 
 
 def engine_environment(offline: bool) -> dict[str, str]:
@@ -66,15 +78,14 @@ def engine_environment(offline: bool) -> dict[str, str]:
 
 
 def engine_args(
-    spec: ExpertSpec, path: str, settings: EngineSettings, *, cuda: bool, kv_bytes_per_token: int
+    spec: ExpertSpec, path: str, settings: EngineSettings, *, cuda: bool, kv_bytes_per_token: int, gpu_bytes: int = 0
 ) -> dict[str, object]:
     """vLLM's engine arguments for an expert whose weights lie at `path`.
 
     The expert's own `engine_args` win. A folder that holds its model a second time in Mistral's own format is read as
     what it also is, a Hugging Face one: sizes, shapes and chat templates are taken from that.
 
-    On a GPU a step has 256 sequences and 8,192 tokens (128 and 2,048 in vLLM where nobody says anything:
-    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/config/scheduler.py).
+    On a GPU of `gpu_bytes` a step has `gpu_sequences` and 8,192 tokens.
 
     On the CPU the defaults are small: eager (no compilation), 32 sequences and the KV cache for 1,024 tokens of each
     (`kv_bytes_per_token` times that, 64 MiB to 1 GiB), blocks of 32 tokens (vLLM's 128 leave short prompts without
@@ -96,7 +107,7 @@ def engine_args(
         "enforce_eager": (not cuda) if settings.enforce_eager is None else settings.enforce_eager,
         "distributed_executor_backend": "mp" if spec.tensor_parallel_size > 1 else "uni",
     }
-    args |= _cuda_args(settings) if cuda else _cpu_args(spec, settings, kv_bytes_per_token)
+    args |= _cuda_args(settings, gpu_bytes) if cuda else _cpu_args(spec, settings, kv_bytes_per_token)
     args |= dict(spec.engine_args)
     if cuda and not args["enforce_eager"] and not args.keys() & GRAPH_SETTINGS:
         args["cudagraph_capture_sizes"] = graph_sizes(int(str(args["max_num_seqs"])))
@@ -104,19 +115,21 @@ def engine_args(
 
 
 def graph_sizes(sequences: int) -> list[int]:
-    """The batches that an engine of so many sequences captures CUDA graphs of: powers of two, then every 32nd.
+    """The batches that an engine of so many sequences captures CUDA graphs of: powers of two, then every 32nd, beyond
+    256 every 64th.
 
-    Each is captured at every start. vLLM would take 51 up to twice the sequences (every eighth, then every 16th:
+    Each is captured at every start. vLLM would take 51 up to 512 sequences (every eighth, then every 16th:
     https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/config/vllm.py), and reports of 8B models give 10 to 17 s for
-    67 of them (vLLM issues 11005, 20264). A step is filled up to the next size, by 31 sequences at most, which costs
-    little while it mostly reads weights. Not measured on a GPU.
+    67 of them (vLLM issues 11005, 20264). A step is filled up to the next size, which costs little while it mostly
+    reads weights. Not measured on a GPU.
     """
     most = min(sequences, MOST_IN_A_GRAPH)
-    return sorted({*(n for n in (1, 2, 4, 8, 16) if n < most), *range(32, most, 32), most})
+    few = (n for n in (1, 2, 4, 8, 16) if n < most)
+    return sorted({*few, *range(32, min(most, 256), 32), *range(256, most, 64), most})
 
 
-def _cuda_args(settings: EngineSettings) -> dict[str, object]:
-    sequences = settings.max_num_seqs or CUDA_MAX_NUM_SEQS
+def _cuda_args(settings: EngineSettings, gpu_bytes: int) -> dict[str, object]:
+    sequences = settings.max_num_seqs or gpu_sequences(gpu_bytes)
     chosen: Mapping[str, object] = {
         "gpu_memory_utilization": settings.gpu_memory_utilization,
         "max_num_seqs": sequences,

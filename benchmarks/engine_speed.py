@@ -91,6 +91,8 @@ OURS = {
     "block_128": Ours(settings=EngineSettings(block_size=128)),
     "one_thread": Ours(settings=EngineSettings(threads=1)),
     "unpatched": Ours(patched=False),
+    "bfloat16": Ours(settings=EngineSettings(dtype="bfloat16")),
+    "float32": Ours(settings=EngineSettings(dtype="float32")),
     "symoe_beside": Ours(beside=True),
     "spinning_beside": Ours(environment=SPINNING, beside=True),
 }

@@ -28,7 +28,7 @@ import numpy as np
 
 from symoe_ray.bounds import lower_bound_s
 from symoe_ray.engine_costs import prior_cost
-from symoe_ray.engine_room import PROMPT_TOKENS, running_tokens
+from symoe_ray.engine_room import PROMPT_TOKENS, gpu_sequences, running_tokens
 from symoe_ray.fixed_schedules import data_parallel, longest_first, round_robin
 from symoe_ray.simulation import Outcome, SimulatedGroup, simulate
 
@@ -49,7 +49,8 @@ MEAN_TOKENS = {False: 400, True: 5200}
 MAX_TOKENS = {False: 4096, True: 32768}
 SIGMA = 0.6
 # An 80 GB GPU at 0.9 less the weights and 4 GB of activations and graphs leaves 52 GB, 396,000 tokens of KV cache: room
-# for 256 plain sequences at a time, and for 98 of the reasoning ones.
+# for 675 plain sequences at a time, of which an engine takes 512, and for 98 of the reasoning ones.
+GPU_BYTES = 80 * 10**9
 KV_TOKENS = 396_000
 # The policy's estimates. 250 to 500 profile answers tell a mean to sigma / sqrt(n), 3 to 4 percent; other questions may
 # differ, so it is off by a lognormal factor of three times that. The longest follows from the mean and the row count
@@ -131,7 +132,7 @@ def _group(index: int, rows: int, random: np.random.Generator, sigma: float = SI
     return SimulatedGroup(
         key=f"{'reasoning' if reasoning else 'plain'}-{index}", cohorts=tuple((int(t), 1) for t in lengths), cost=cost,
         mean_tokens=float(mean * wrong[0]), longest_tokens=int(min(most, _longest(mean, rows, sigma) * wrong[1])),
-        capacity=min(256, int(KV_TOKENS / context)),
+        capacity=min(gpu_sequences(GPU_BYTES), int(KV_TOKENS / context)),
     )  # fmt: skip
 
 

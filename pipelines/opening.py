@@ -180,10 +180,10 @@ def check_engines(settings: Settings) -> None:
 
 def sizes_of(settings: Settings) -> tuple[dict[str, ModelSize], Machine]:
     """The size of each expert's model, and the machine that they run on."""
-    from actors.model_sizes import machine_of, size_of
+    from actors import model_sizes
 
-    sizes = {e.name: size_of(e, fake=settings.engine.kind == "fake") for e in settings.pool.experts}
-    return sizes, machine_of(settings)
+    machine = model_sizes.machine_of(settings)
+    return model_sizes.sizes_of(settings, machine), machine
 
 
 def _predicted(settings: Settings, validation: int, test: int) -> dict[str, Any]:

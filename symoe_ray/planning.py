@@ -12,7 +12,7 @@ from statistics import NormalDist
 
 from symoe_ray.core import ExpertSpec
 from symoe_ray.engine_costs import EngineCost, prior_cost
-from symoe_ray.engine_room import GPU_ENGINE_BYTES, PROMPT_TOKENS, Room, running_tokens
+from symoe_ray.engine_room import GPU_ENGINE_BYTES, PROMPT_TOKENS, Room, gpu_sequences, running_tokens
 from symoe_ray.length_estimates import SIGMA, most_tokens, unseen_tokens
 from symoe_ray.remote_planning import PRIOR, TOKENS_PER_S, simulate_server, together
 from symoe_ray.remote_slots import remote_slots
@@ -22,7 +22,7 @@ from symoe_ray.simulation import Outcome, SimulatedGroup, Span, simulate
 from symoe_ray.stage_sizes import Counts, in_passes, joint_name, stage_requests
 
 SPREAD_ROWS = 4096
-CAPACITY = {False: 32, True: 256}
+CPU_SEQUENCES = 32
 WITHOUT_DRAFTS = ("annotate", "profile", "answer")  # stages whose prompts hold nothing but a question
 PRIOR_CORES = 2
 
@@ -205,7 +205,8 @@ def _argument(settings: Settings, spec: ExpertSpec, name: str) -> float:
 
 def _sequences(settings: Settings, spec: ExpertSpec, machine: Machine) -> int:
     """The most sequences in a step."""
-    return int(_argument(settings, spec, "max_num_seqs")) or CAPACITY[machine.cuda]
+    most = gpu_sequences(machine.room_bytes) if machine.cuda else CPU_SEQUENCES
+    return int(_argument(settings, spec, "max_num_seqs")) or most
 
 
 def _groups(

@@ -101,11 +101,12 @@ class EngineSettings:
     """How engines are run. Names that vLLM has are spelled as vLLM spells them.
 
     `kind`: vllm, fake, or openai, which is no engine: every expert lives on a server elsewhere (`ExpertSpec.server`).
-    `slots`: engines at once on each node's CPU (with GPUs, `gpus` decides). `dtype` auto is the checkpoint's own.
-    `kv_cache_memory_bytes` 0 lets vLLM size it (GPU) or takes up to 1 GiB (CPU). `enforce_eager` None is false on a
-    GPU, true on the CPU. `threads` 0 shares the cores out over the slots. `chunk_rows` is the unit of lease, stealing
-    and commit. `reload`, `max_sleeping`, `prefetch` and `overlap` say which ways of changing experts are allowed;
-    `memory_timeout_s` is how long memory that another engine gives back is waited for.
+    `slots`: engines at once on each node's CPU (with GPUs, `gpus` decides). `dtype` auto is the checkpoint's own, on a
+    CPU without bfloat16 float32. `kv_cache_memory_bytes` 0 lets vLLM size it (GPU) or takes up to 1 GiB (CPU).
+    `enforce_eager` None is false on a GPU, true on the CPU. `threads` 0 shares the cores out over the slots.
+    `chunk_rows` is the unit of lease, stealing and commit. `reload`, `max_sleeping`, `prefetch` and `overlap` say which
+    ways of changing experts are allowed; `memory_timeout_s` is how long memory that another engine gives back is waited
+    for.
     """
 
     kind: str = "vllm"

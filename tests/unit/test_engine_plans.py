@@ -29,7 +29,8 @@ WEIGHT_BYTES = 2 * 2 * 100 * 64
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of its own, and a vLLM that need not be installed."""
+    """A cache of its own, a vLLM that need not be installed, and a CPU that computes with what a checkpoint has."""
+    monkeypatch.setattr(engine_plans, "cpu_dtype", lambda dtype: dtype)
     monkeypatch.setenv("SYMOE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(engine_plans, "_vllm_version", lambda: "vllm 0.32.0")
     return tmp_path / "cache"
@@ -100,6 +101,16 @@ class TestPlan:
         made = plans(replace(a, max_model_len=200_000), dtype="float32")
         assert made.facts("A").kv_bytes_per_token == 2 * KV_BYTES
         assert made.plan("A").frame.args["kv_cache_memory_bytes"] == (200_000 + 32) * 2 * KV_BYTES
+
+    def test_a_cpu_without_bfloat16_computes_in_32_bits(self, a: ExpertSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(engine_plans, "cpu_dtype", lambda dtype: "float32" if dtype == "auto" else dtype)
+        frame = plans(a).plan("A").frame
+        assert frame.args["dtype"] == "float32"
+        assert plans(a).facts("A").kv_bytes_per_token == 2 * KV_BYTES
+        assert plans(a, dtype="bfloat16").plan("A").frame.args["dtype"] == "bfloat16"
+        assert plans(replace(a, engine_args={"dtype": "half"})).plan("A").frame.args["dtype"] == "half"
+        on_a_gpu(monkeypatch)
+        assert plans(a, cuda=True).plan("A").frame.args["dtype"] == "auto"
 
     def test_experts_without_files_are_named(self, a: ExpertSpec, tmp_path: Path) -> None:
         made = EnginePlans(
@@ -182,6 +193,7 @@ class TestSleep:
     def test_on_a_gpu_vllm_is_told(self, max_sleeping: int, a: ExpertSpec, monkeypatch: pytest.MonkeyPatch) -> None:
         on_a_gpu(monkeypatch)
         plan = plans(a, cuda=True, max_sleeping=max_sleeping).plan("A")
+        assert plan.frame.args["max_num_seqs"] == 512  # as large as it is
         assert plan.frame.args.get("enable_sleep_mode", False) is bool(max_sleeping)
         assert plan.need == engine_need(plan.frame.args, WEIGHT_BYTES, cuda=True, gpu_total_bytes=80 << 30)
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,13 +14,14 @@ from actors.platform import (
     MALLOC,
     SPIN_COUNT,
     cores_of,
+    cpu_dtype,
     cpu_kv_bytes,
     engine_args,
     engine_environment,
     visible_gpus,
 )
 from symoe_ray.core import ExpertSpec
-from symoe_ray.planning import CAPACITY
+from symoe_ray.planning import CPU_SEQUENCES
 from symoe_ray.settings import EngineSettings
 
 SPEC = ExpertSpec(name="A", model="org/a", max_model_len=2048)
@@ -27,8 +29,28 @@ PLAIN = EngineSettings()
 MIB = 1 << 20
 
 
-def args(spec: ExpertSpec = SPEC, settings: EngineSettings = PLAIN, *, cuda: bool) -> dict[str, object]:
-    return engine_args(spec, "/models/a", settings, cuda=cuda, kv_bytes_per_token=1024)
+def args(
+    spec: ExpertSpec = SPEC, settings: EngineSettings = PLAIN, *, cuda: bool, gpu_bytes: int = 0
+) -> dict[str, object]:
+    return engine_args(spec, "/models/a", settings, cuda=cuda, kv_bytes_per_token=1024, gpu_bytes=gpu_bytes)
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "dtype"),
+    [
+        ("flags\t\t: fpu avx2 fma\n", "float32"),
+        ("flags\t\t: fpu avx2 avx512f avx512bw\n", "float32"),
+        ("flags\t\t: fpu avx512f avx512_bf16\n", "auto"),
+        ("processor\t: 0\nflags\t\t: amx_bf16 amx_tile\n", "auto"),
+        ("Features\t: fp asimd bf16\n", "auto"),
+        ("Features\t: fp asimd\n", "float32"),
+        ("model name\t: a bf16 machine\n", "float32"),
+    ],
+)
+def test_a_cpu_that_does_not_multiply_bfloat16_computes_in_float32(cpuinfo: str, dtype: str, tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    assert cpu_dtype("auto", tmp_path / "cpuinfo") == dtype
+    assert cpu_dtype("bfloat16", tmp_path / "cpuinfo") == "bfloat16"
 
 
 class TestEngineArguments:
@@ -85,7 +107,7 @@ class TestEngineArguments:
     def test_larger_batches_than_vllm_captures_run_without_a_graph(self) -> None:
         sizes = args(settings=EngineSettings(max_num_seqs=10_000), cuda=True)["cudagraph_capture_sizes"]
         assert isinstance(sizes, list)
-        assert (sizes[-1], len(sizes)) == (512, 21)
+        assert (sizes[-1], len(sizes)) == (512, 17)
 
     @pytest.mark.parametrize(
         "own",
@@ -104,8 +126,13 @@ class TestEngineArguments:
         found = args(settings=EngineSettings(max_num_seqs=10_000), cuda=True)
         assert (found["max_num_seqs"], found["max_num_batched_tokens"]) == (10_000, 10_000)
 
+    @pytest.mark.parametrize(("gpu_bytes", "sequences"), [(0, 256), (48 << 30, 256), (80 << 30, 512), (141 << 30, 512)])
+    def test_large_gpus_take_more_sequences(self, gpu_bytes: int, sequences: int) -> None:
+        assert args(cuda=True, gpu_bytes=gpu_bytes)["max_num_seqs"] == sequences
+        assert args(settings=EngineSettings(max_num_seqs=7), cuda=True, gpu_bytes=gpu_bytes)["max_num_seqs"] == 7
+
     def test_a_plan_counts_on_as_many_sequences_as_engines_take(self) -> None:
-        assert {cuda: args(cuda=cuda)["max_num_seqs"] for cuda in (False, True)} == CAPACITY
+        assert args(cuda=False)["max_num_seqs"] == CPU_SEQUENCES
 
     def test_settings_decide_on_both(self) -> None:
         settings = EngineSettings(
