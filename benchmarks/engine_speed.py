@@ -1,13 +1,14 @@
 """How many tokens per second one loaded engine generates, and what each of our settings adds to that, on the CPU.
 
-`python -m benchmarks.engine_speed [--json] [--rounds N] [--contenders NAME...]`: SmolLM2-135M-Instruct in bfloat16, 32
-requests of 64 tokens at once, on all cores; from the first submit to the last result, tokenizing included. Contenders:
+`python -m benchmarks.engine_speed [--json] [--rounds N] [--contenders NAME...]`: SmolLM2-135M-Instruct, 32 requests of
+64 tokens at once, on all cores; from the first submit to the last result, tokenizing included. All compute in bfloat16,
+or in float32 on a CPU that has none, unless the name says otherwise. Contenders:
 
 - symoe: our engine, with the arguments, threads and environment that a pool gives it, through its engine host.
 - the same with one setting taken back. spinning: OpenMP threads spin as long as libgomp has them (300,000 rounds);
   sleeping: not at all; small_pages: no huge pages asked for by either allocator; giving_back: memory that a step has
   used goes back to the system after it; block_128: vLLM's blocks of 128 tokens; one_thread; unpatched: vLLM's code as
-  it is.
+  it is; bfloat16 and float32.
 - default_vllm: `vllm.LLM` with its defaults, which compile, in processes of its own; default_vllm_eager: the same with
   `enforce_eager=True`, as ours. Timed in its own process, so without the way there and back that ours has.
 - symoe_beside, spinning_beside: two of the above while another process keeps one core busy.
@@ -39,7 +40,7 @@ from typing import Protocol
 from actors.engine_host import EngineHost, HostSettings
 from actors.engine_plans import EnginePlans
 from actors.launcher import ForkLauncher, SpawnLauncher
-from actors.platform import cores_of, engine_environment
+from actors.platform import cores_of, cpu_dtype, engine_environment
 from benchmarks.contenders.models import SMALL
 from benchmarks.contenders.peers import Mark
 from benchmarks.contenders.plain_engines import LoadedVllm
@@ -165,7 +166,8 @@ def _check(name: str, mark: Mark, first: Mark) -> None:
 
 def _engine(name: str, folder: str) -> Engine:
     if name in PEERS:
-        return LoadedVllm({"model": SPEC.model, "kv_cache_memory_bytes": KV_BYTES, **PEERS[name]})
+        own = {"model": SPEC.model, "kv_cache_memory_bytes": KV_BYTES, "dtype": cpu_dtype("auto")}
+        return LoadedVllm(own | PEERS[name])
     return _OurEngine(OURS[name], str(Path(folder, f"{name}.log")))
 
 

@@ -7,8 +7,9 @@ is done again and only the second one counts. (vLLM 0.32 cannot read all of what
 "'function' object has no attribute 'finalize_loading'" and compiles again, which is part of what its default costs.
 Where a second run has shown that, first runs count from then on: they are no slower.)
 
-Peers run with their defaults, less one: vLLM's share of the machine's memory, on the CPU too, is 0.92, and that is
-refused wherever anything else uses the memory, so it is `PEER_ARGS`.
+Peers run with their defaults, less two, `PEER_ARGS`: vLLM's share of the machine's memory, on the CPU too, is 0.92, and
+that is refused wherever anything else uses the memory; and all compute in the same numbers, in float32 on a CPU without
+bfloat16, as our engines do there.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from actors.platform import cpu_dtype
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 1800.0
 END_S = 15.0
 COMPILED, COULD_NOT_READ = "saved AOT compiled function", "Compiling model again due to a load failure"
-PEER_ARGS: dict[str, object] = {"gpu_memory_utilization": 0.3}
+PEER_ARGS: dict[str, object] = {"gpu_memory_utilization": 0.3, "dtype": cpu_dtype("auto")}
 _compile_always: set[str] = set()
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
