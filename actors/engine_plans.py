@@ -13,9 +13,9 @@ from actors.engine_arguments import argument_problem
 from actors.engine_host import EnginePlan
 from actors.lora import adapter_path, lora_args, zero_adapter
 from actors.memory import engine_need, gpu_total_bytes, kv_room_bytes
-from actors.models import kv_bytes_per_token, local_path, weight_bytes
+from actors.models import engine_dtype, kv_bytes_per_token, local_path, weight_bytes
 from actors.nvml import gpu_and_driver
-from actors.platform import cpu_dtype, engine_args
+from actors.platform import engine_args
 from actors.protocol import LoadEngine
 from actors.shapes import shape_of
 from actors.tokenizer_repair import sound_tokenizer
@@ -50,8 +50,7 @@ class EnginePlans:
         metrics: bool = False,
     ) -> None:  # fmt: skip
         self._experts = {e.name: e for e in experts}
-        self._engine = engine if cuda else replace(engine, dtype=cpu_dtype(engine.dtype))
-        self._cores, self._cuda, self._metrics = cores, cuda, metrics
+        self._engine, self._cores, self._cuda, self._metrics = engine, cores, cuda, metrics
         self._paths: dict[str, Path] = {}
         self._plans: dict[str, EnginePlan] = {}
 
@@ -89,9 +88,9 @@ class EnginePlans:
         """What scheduling wants to know of the expert's engine."""
         if self._engine.kind == "fake":
             return EngineFacts(weight_bytes=0, kv_bytes_per_token=0, shape="")
-        path = self.path(expert)
+        held = weight_bytes(self.path(expert)) * (2 if self._dtype(expert) == "float32" else 1)
         return EngineFacts(
-            weight_bytes=weight_bytes(path), kv_bytes_per_token=self._kv_bytes(expert), shape=self._shape(expert),
+            weight_bytes=held, kv_bytes_per_token=self._kv_bytes(expert), shape=self._shape(expert),
             room=self._room(expert),
         )  # fmt: skip
 
@@ -128,8 +127,8 @@ class EnginePlans:
     def _args(self, expert: str) -> dict[str, object]:
         spec, path = self._experts[expert], self.path(expert)
         args = engine_args(
-            spec, str(path), self._engine, cuda=self._cuda, kv_bytes_per_token=self._kv_bytes(expert),
-            gpu_bytes=self._gpu_bytes,
+            spec, str(path), replace(self._engine, dtype=self._dtype(expert)), cuda=self._cuda,
+            kv_bytes_per_token=self._kv_bytes(expert), gpu_bytes=self._gpu_bytes,
         )  # fmt: skip
         if tokenizer := sound_tokenizer(path, default_folder().parent / "tokenizers"):
             args = {"tokenizer": str(tokenizer)} | args
@@ -141,7 +140,10 @@ class EnginePlans:
         return args | lora_args(adapters, cuda=self._cuda) if adapters else args
 
     def _kv_bytes(self, expert: str) -> int:
-        return kv_bytes_per_token(self.path(expert), dtype=self._engine.dtype)
+        return kv_bytes_per_token(self.path(expert), dtype=self._dtype(expert))
+
+    def _dtype(self, expert: str) -> str:
+        return engine_dtype(self._experts[expert], self.path(expert), self._engine.dtype, cuda=self._cuda)
 
     def _family(self, spec: ExpertSpec) -> list[ExpertSpec]:
         """The experts that share an engine with this one."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from actors.checkpoints import read_json
 from actors.engine_arguments import argument_problem
-from actors.models import PACKAGE, found, kv_bytes_per_token, weight_bytes
+from actors.models import PACKAGE, engine_dtype, found, kv_bytes_per_token, weight_bytes
 from actors.nvml import driver_cuda
 from actors.platform import cpu_dtype, cpu_kv_bytes, visible_gpus
 from actors.remote_check import look_at_server
@@ -41,7 +41,7 @@ def inspect_machine(settings: Settings) -> list[Finding]:
     memory, disk = _available_memory(), shutil.disk_usage(Path(settings.output_dir).absolute().anchor).free
     cores = str(os.cpu_count())
     if not gpus and cpu_dtype(settings.engine.dtype) != settings.engine.dtype:
-        cores += ", which do not multiply bfloat16: engines compute in float32"
+        cores += ", which do not multiply bfloat16: engines compute in float32 (engine.dtype)"
     found.append(Finding(what="cpu cores", value=cores))
     found.append(Finding(what="memory available", value=f"{memory / GIB:.1f} GiB"))
     found.append(
@@ -158,7 +158,7 @@ def _expert(spec: ExpertSpec, room: int, on_gpu: bool, settings: Settings) -> Fi
         folder, adapter = present(spec.model, spec.revision), present(spec.lora, "") if spec.lora else None
         if folder is None:
             return Finding(what=what, value=f"{spec.model}: will be prepared at its first use")
-        dtype = settings.engine.dtype if on_gpu else cpu_dtype(settings.engine.dtype)
+        dtype = engine_dtype(spec, folder, settings.engine.dtype, cuda=on_gpu)
         weights = weight_bytes(folder) + (weight_bytes(adapter) if adapter else 0)
         weights *= 2 if dtype == "float32" else 1  # most checkpoints have 16 bits
         per_token = kv_bytes_per_token(folder, dtype=dtype)

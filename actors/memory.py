@@ -106,7 +106,7 @@ def shortage(need: Need, free: Need) -> str:
     if need.gpu_bytes > free.gpu_bytes:
         advice += "engine.gpu_memory_utilization, end what else runs on the GPU, or raise tensor_parallel_size"
     else:
-        advice += "run fewer slots (engine.slots)"
+        advice += "run fewer slots (engine.slots), or in 16 bits (engine.dtype=bfloat16)"
     return f"the engine needs {', and '.join(missing)}: {advice}"
 
 

@@ -7,7 +7,7 @@ import re
 
 from actors.inspection import present
 from actors.memory import gpu_total_bytes, host_available_bytes
-from actors.models import kv_bytes_per_token, weight_bytes
+from actors.models import engine_dtype, kv_bytes_per_token, weight_bytes
 from actors.platform import cpu_dtype, visible_gpus
 from symoe_ray.core import ExpertSpec, ResourceError
 from symoe_ray.planning import Machine, ModelSize
@@ -24,31 +24,30 @@ NODE_GPUS = 8  # of a node that is not here
 
 def sizes_of(settings: Settings, machine: Machine) -> dict[str, ModelSize]:
     """The size of each expert's model as engines of that machine compute with it; of fake ones next to nothing."""
-    dtype = settings.engine.dtype if machine.cuda else cpu_dtype(settings.engine.dtype)
-    fake = settings.engine.kind == "fake"
-    return {e.name: size_of(e, fake=fake, dtype=dtype) for e in settings.pool.experts}
+    fake, dtype = settings.engine.kind == "fake", settings.engine.dtype
+    return {e.name: size_of(e, fake=fake, dtype=dtype, cuda=machine.cuda) for e in settings.pool.experts}
 
 
-def size_of(spec: ExpertSpec, *, fake: bool = False, dtype: str = "auto") -> ModelSize:
-    """The size of an expert's model, from its files' headers where they are here, else from its name.
-
-    `dtype` auto takes it as it is, 16 bits where it is not here.
+def size_of(spec: ExpertSpec, *, fake: bool = False, dtype: str = "auto", cuda: bool = True) -> ModelSize:
+    """The size of an expert's model, from its files' headers where they are here, else from its name; in 32 bits twice
+    what it is in 16.
     """
     if spec.is_remote:
         return ModelSize(weight_bytes=0, kv_bytes_per_token=0, is_remote=True)
     if fake:
         return ModelSize(weight_bytes=FAKE_BYTES, kv_bytes_per_token=1)
-    twice = 2 if dtype == "float32" else 1
     try:
         folder = present(spec.model, spec.revision)
         if folder is not None:
-            per_token = kv_bytes_per_token(folder, dtype=dtype)
-            return ModelSize(weight_bytes=twice * weight_bytes(folder), kv_bytes_per_token=per_token)
+            dtype = engine_dtype(spec, folder, dtype, cuda=cuda)
+            held = weight_bytes(folder) * (2 if dtype == "float32" else 1)
+            return ModelSize(weight_bytes=held, kv_bytes_per_token=kv_bytes_per_token(folder, dtype=dtype))
     except (ResourceError, OSError, ValueError):
         pass
     found = re.search(r"(\d+(?:\.\d+)?)([bm])(?![a-z])", spec.model.lower())
     billions = float(found[1]) / (1 if found[2] == "b" else 1000) if found else GUESSED_BILLIONS
     kv = round(GUESSED_KV_BYTES * min(1.0, billions / GUESSED_BILLIONS))
+    twice = 2 if "float32" in (dtype, "" if cuda else cpu_dtype(dtype)) else 1
     return ModelSize(weight_bytes=twice * int(billions * 2e9), kv_bytes_per_token=twice * kv, guessed=True)
 
 

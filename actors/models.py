@@ -22,9 +22,10 @@ from typing import Any
 from actors.checkpoints import header, language_config, read_json, weight_files
 from actors.model_recipes import RECIPES, FolderModel, GgufModel, ShippedModel, build, sha256_of
 from actors.node_cache import cache_folder, locked
+from actors.platform import cpu_dtype
 from actors.weight_sources import CHECKSUMS, UNWANTED, WANTED, is_address, split_revision
 from actors.weights import stage, staged
-from symoe_ray.core import InputError, ResourceError
+from symoe_ray.core import ExpertSpec, InputError, ResourceError
 from symoe_ray.fingerprints import digest
 
 log = logging.getLogger("actors.models")  # also when run as __main__
@@ -96,6 +97,15 @@ def weight_bytes(folder: Path) -> int:
     """
     offsets = (tensor["data_offsets"] for path in weight_files(folder) for tensor in header(path).values())
     return sum(end - begin for begin, end in offsets)
+
+
+def engine_dtype(spec: ExpertSpec, folder: Path, dtype: str, *, cuda: bool) -> str:
+    """What `engine.dtype` comes to for an expert: on the CPU as `cpu_dtype` says, but for quantised weights, which most
+    of vLLM's kernels multiply with 16 bits alone.
+    """
+    if cuda or spec.engine_args.get("quantization") or read_json(folder / "config.json").get("quantization_config"):
+        return dtype
+    return cpu_dtype(dtype)
 
 
 def kv_bytes_per_token(folder: Path, *, dtype: str = "auto", context: int = 0) -> int:

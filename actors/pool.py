@@ -150,7 +150,7 @@ class EnginePool(SlotPool):
         is_whole, deaths = False, chunk.deaths
         key, where = self._experts[chunk.expert].engine_key, f"{slot.info.id}, {chunk.expert}"
         try:
-            await self._have_engine(slot, chunk.expert, key, chunk.stage)
+            await self._have_engine(slot, chunk.expert, key, stage.label_of(chunk))
             started = time.monotonic()
             slot.state, slot.expert = "generate", chunk.expert
             stream = slot.actor.generate.options(num_returns="streaming").remote(chunk, lease)
@@ -163,7 +163,7 @@ class EnginePool(SlotPool):
                 else:
                     self._finish_rows(stage, slot, lease, chunk, chunk.rows - came)
                     self._dispatch()
-            self._emit_generate(slot, chunk, parts, time.monotonic() - started)
+            self._emit_generate(slot, chunk, stage.label_of(chunk), parts, time.monotonic() - started)
             is_whole = True
         except LeaseLostError:
             pass
@@ -377,10 +377,10 @@ class EnginePool(SlotPool):
         }  # fmt: skip
         return views | self._idle_views(views)
 
-    def _emit_generate(self, slot: SlotState, chunk: Chunk, parts: list[Part], seconds: float) -> None:
+    def _emit_generate(self, slot: SlotState, chunk: Chunk, stage: str, parts: list[Part], seconds: float) -> None:
         tokens = sum(p.completion_tokens for p in parts)
         self._emit(
-            "generate", slot, stage=chunk.stage, expert=chunk.expert, seconds=round(seconds, 3),
+            "generate", slot, stage=stage, expert=chunk.expert, seconds=round(seconds, 3),
             requests=sum(p.requests for p in parts), prompt_tokens=sum(p.prompt_tokens for p in parts),
             completion_tokens=tokens,
         )  # fmt: skip

@@ -18,6 +18,7 @@ from symoe_ray.core import ExpertSpec, Failure
 from symoe_ray.engine_room import PROMPT_TOKENS
 from symoe_ray.ledger import Chunk, split
 from symoe_ray.slot_places import Place
+from symoe_ray.stage_sizes import stages_of
 from symoe_ray.storage import Storage
 
 ESTIMATE_SEQUENCES = 8
@@ -172,6 +173,12 @@ class StageState:
     failing: bool = False
     finished: asyncio.Event = field(default_factory=asyncio.Event)
     error: Exception | None = None
+
+    def label_of(self, chunk: Chunk) -> str:
+        """What events call the work of a chunk: its own stage among several at once, else as all is called (`replay`
+        has what other stages lack generated).
+        """
+        return chunk.stage if chunk.stage in stages_of(self.name) else self.name
 
 
 class EventLog:

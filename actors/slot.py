@@ -76,7 +76,7 @@ class Loaded:
 
     `start_s` is how long the engine itself took, which is more where it was started `beside` the one before; why it was
     not, though it was to be, is in `not_beside`. `room` is what it works on at once, `asleep` the keys of the engines
-    that sleep on the slot.
+    that sleep on the slot, `dtype` what vLLM was told to compute in.
     """
 
     tier: str
@@ -88,6 +88,7 @@ class Loaded:
     note: str
     not_beside: str = ""
     asleep: tuple[str, ...] = ()
+    dtype: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,10 +187,12 @@ class Slot:
         report = await self._ensure(spec, swap=True)
         assert self._host is not None
         size = 0 if self._config.engine.kind == "fake" else weight_bytes(self._plans.path(expert))
+        plan = await self._plan(spec)
         return Loaded(
             tier="lora" if there and spec.lora else report.tier, seconds=time.monotonic() - started,
             start_s=report.start_s, bytes=size, room=Room(report.max_num_seqs, report.kv_tokens), beside=report.beside,
             note=report.note, not_beside="" if report.beside else hindered, asleep=tuple(self._host.asleep),
+            dtype=str(plan.frame.args.get("dtype", "")),
         )  # fmt: skip
 
     async def prepare(self, expert: str) -> Prefetched:

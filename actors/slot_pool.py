@@ -39,7 +39,7 @@ SURVEY_S = 2.0
 REST, LONGEST_REST_S = 4.0, 0.25  # so many times as long as it took to decide, nothing is decided
 EVENT_OF_TIER = {"reload": "reload", "lora": "reload", "wake": "wake"}
 CPU_CAPACITY = 32
-GPU_CAPACITY = 256
+GPU_CAPACITY = 256  # where no slot has said yet what its engine takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -352,6 +352,7 @@ class SlotPool(ABC):
             bytes=loaded.bytes,
             **({"message": loaded.note} if loaded.note else {}),
             **({"not_beside": loaded.not_beside} if loaded.not_beside else {}),
+            **({"dtype": loaded.dtype} if loaded.dtype else {}),
         )  # fmt: skip
 
     def _lose(self, slot: SlotState) -> None:

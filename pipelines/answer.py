@@ -41,14 +41,15 @@ def due_work(run: Run) -> Work | None:
 
 
 def _work(run: Run) -> Work:
-    settings = run.settings
-    everyone = baseline_samples(settings, ranking_of(run))
+    settings, ranking = run.settings, ranking_of(run)
+    everyone = baseline_samples(settings, ranking)
     random_seats = "random_experts" in baselines_of(settings)
     specs = {e.name: e for e in settings.pool.experts}
     build = partial(_requests, specs, _folders(run), everyone, random_seats, settings.max_tokens)
     inputs = digest(run.output("questions"), run.output("recruit"), everyone, random_seats)
-    aggregator = aggregator_of(run)
-    return Work(stage=STAGE, splits=("test",), build=build, inputs=inputs, then=(aggregator,) if aggregator else ())
+    aggregator = aggregator_of(run) or next(iter(ranking), "")  # likely, while the benchmark is generated with this
+    then = (aggregator,) if aggregator else ()
+    return Work(stage=STAGE, splits=("test",), build=build, inputs=inputs, then=then)
 
 
 def _folders(run: Run) -> dict[int, str]:

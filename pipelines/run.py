@@ -114,13 +114,16 @@ class Run:
         return done is None or not (done.get("imported") or (done["inputs"] == inputs and not self.retry_failed))
 
     def begin(self, stage: str, inputs: str) -> bool:
-        """`is_due`. What the stage made with other inputs is forgotten then, before it is overwritten: a stage that is
-        cut off has not run.
-        """
+        """`is_due`; what the stage made with other inputs is forgotten then."""
         is_due = self.is_due(stage, inputs)
-        if is_due and self.manifest["stages"].pop(stage, None) is not None:
-            self.save()
+        if is_due:
+            self.forget(stage)
         return is_due
+
+    def forget(self, stage: str) -> None:
+        """Before what a stage made is overwritten: a stage that is cut off has not run."""
+        if self.manifest["stages"].pop(stage, None) is not None:
+            self.save()
 
     def done(self, stage: str, inputs: str, *made: object, **facts: object) -> None:
         """Record that a stage has run: `made` is what its output's fingerprint follows from beside the inputs."""

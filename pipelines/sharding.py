@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
@@ -48,12 +47,14 @@ def generate(run: Run, *works: Work) -> list[str]:
     Rows that are committed already are not generated again, whichever inputs they were first made for.
     """
     due = [work for work in works if run.generated.get(work.stage) != work.inputs]
-    chunks = [chunk for work in due for chunk in _chunks(run, work)]
+    chunks: list[Chunk] = []
+    for work in due:
+        run.forget(work.stage)
+        if own := _chunks(run, work):
+            rows, experts = sum(c.rows for c in own), len({c.expert for c in own})
+            run.say(f"{work.stage}: {rows} requests to {experts} expert(s)")
+            chunks += own
     if chunks:
-        for stage, own in groupby(chunks, lambda c: c.stage):
-            asked = list(own)
-            rows, experts = sum(c.rows for c in asked), len({c.expert for c in asked})
-            run.say(f"{stage}: {rows} requests to {experts} expert(s)")
         name = joint_name(dict.fromkeys(c.stage for c in chunks))
         then = [expert for work in due for expert in work.then]
         summary = run.pool().generate(name, chunks, run.on_progress, then)

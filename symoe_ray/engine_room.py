@@ -18,9 +18,9 @@ _PARTS = 100
 def gpu_sequences(gpu_bytes: int) -> int:
     """The most sequences in a step of a GPU of that memory, unless the settings say otherwise.
 
-    Like vLLM, which takes 256, and 1,024 on GPUs of 70 GiB and more
-    (https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/engine/arg_utils.py). There it is half of that: an 8B model
-    of short answers has room for 700 in 80 GB, and a step of up to 512 is a CUDA graph.
+    vLLM's own default is 256, and 1,024 from 70 GiB on, but for the A100
+    (https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/engine/arg_utils.py). Here it is half of that, on the A100
+    too: an 8B model of short answers has room for 700 in 80 GB, and a step of up to 512 is a CUDA graph.
     """
     return 512 if gpu_bytes >= LARGE_GPU_BYTES else 256
 

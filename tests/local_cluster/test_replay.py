@@ -63,6 +63,7 @@ def test_a_grid_generates_what_is_missing_once_and_disturbs_nothing(finished: tu
     rows = json.loads(replay.out)["replays"]
     assert all(row["coverage"] == {"drafts": 1.0, "answers": 1.0, "oracle_pool": 1.0} for row in rows)
     assert fingerprints(run) == before
+    assert {e["stage"] for e in run.events("generate") if e["attempt"] > 1} == {"replay"}
     for stage, samples in had.items():
         now = run.committed(stage)
         assert set(now.values()) == {1}, stage

@@ -17,9 +17,9 @@ from symoe_ray.storage import Storage
 STAGE = "answer"
 
 
-def part(name: str) -> Part:
+def part(name: str, stage: str = STAGE) -> Part:
     return Part(
-        path=f"responses/{name}", stage=STAGE, expert="A", chunk=name, slot="slot-0", shards=(0,), requests=1,
+        path=f"responses/{name}", stage=stage, expert="A", chunk=name, slot="slot-0", shards=(0,), requests=1,
         samples=1, failed=0, prompt_tokens=1, completion_tokens=1, seconds=0.0, done=(0,),
     )  # fmt: skip
 
@@ -102,5 +102,33 @@ def test_an_error_is_everybodys_whose_part_was_in_it_and_the_next_is_tried(slow:
         await queue.commit(part("c"), hurry=True)
         await queue.flush()
         assert [p.chunk for p in slow.parts(STAGE)] == ["c"]
+
+    play(use)
+
+
+def test_stages_have_commits_of_their_own_and_one_that_fails_leaves_the_other(
+    slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow.go.set()
+    append = slow.append
+
+    def refusing(parts: Iterable[Part]) -> None:
+        taken = list(parts)
+        if taken[0].stage == "profile":
+            raise OSError("no room")
+        append(taken)
+
+    monkeypatch.setattr(slow, "append", refusing)
+
+    async def use() -> None:
+        queue = CommitQueue(slow)
+        asked = (part("a"), part("p", "profile"), part("b"))
+        first, refused, second = await asyncio.gather(
+            *(queue.commit(one, hurry=True) for one in asked), return_exceptions=True
+        )
+        assert (first, second) == (None, None)
+        assert isinstance(refused, OSError)
+        assert [p.chunk for p in slow.parts(STAGE)] == ["a", "b"]
+        assert slow.parts("profile") == []
 
     play(use)

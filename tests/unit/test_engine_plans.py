@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
-from actors import engine_arguments, engine_plans
+from actors import engine_arguments, engine_plans, models
 from actors.engine_plans import EnginePlans
 from actors.lora import CONFIG as LORA_CONFIG
 from actors.memory import engine_need
+from actors.model_sizes import size_of
 from actors.platform import CPU_KV_BYTES
 from symoe_ray.core import ExpertSpec, ResourceError
 from symoe_ray.engine_room import Room
+from symoe_ray.planning import ModelSize
 from symoe_ray.settings import EngineSettings
 from tests.unit.test_lora import adapter
 from tests.unit.test_shapes import checkpoint
@@ -30,7 +32,7 @@ WEIGHT_BYTES = 2 * 2 * 100 * 64
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of its own, a vLLM that need not be installed, and a CPU that computes with what a checkpoint has."""
-    monkeypatch.setattr(engine_plans, "cpu_dtype", lambda dtype: dtype)
+    monkeypatch.setattr(models, "cpu_dtype", lambda dtype: dtype)
     monkeypatch.setenv("SYMOE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(engine_plans, "_vllm_version", lambda: "vllm 0.32.0")
     return tmp_path / "cache"
@@ -103,14 +105,26 @@ class TestPlan:
         assert made.plan("A").frame.args["kv_cache_memory_bytes"] == (200_000 + 32) * 2 * KV_BYTES
 
     def test_a_cpu_without_bfloat16_computes_in_32_bits(self, a: ExpertSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(engine_plans, "cpu_dtype", lambda dtype: "float32" if dtype == "auto" else dtype)
-        frame = plans(a).plan("A").frame
-        assert frame.args["dtype"] == "float32"
-        assert plans(a).facts("A").kv_bytes_per_token == 2 * KV_BYTES
+        monkeypatch.setattr(models, "cpu_dtype", lambda dtype: "float32" if dtype == "auto" else dtype)
+        plan, facts = plans(a).plan("A"), plans(a).facts("A")
+        assert plan.frame.args["dtype"] == "float32"
+        assert plan.need == engine_need(plan.frame.args, WEIGHT_BYTES, cuda=False)
+        assert (facts.weight_bytes, facts.kv_bytes_per_token) == (2 * WEIGHT_BYTES, 2 * KV_BYTES)
+        assert size_of(a, cuda=False) == ModelSize(weight_bytes=2 * WEIGHT_BYTES, kv_bytes_per_token=2 * KV_BYTES)
+        assert size_of(a, cuda=True) == ModelSize(weight_bytes=WEIGHT_BYTES, kv_bytes_per_token=KV_BYTES)
         assert plans(a, dtype="bfloat16").plan("A").frame.args["dtype"] == "bfloat16"
         assert plans(replace(a, engine_args={"dtype": "half"})).plan("A").frame.args["dtype"] == "half"
         on_a_gpu(monkeypatch)
         assert plans(a, cuda=True).plan("A").frame.args["dtype"] == "auto"
+
+    def test_quantised_weights_stay_in_16_bits(
+        self, a: ExpertSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(models, "cpu_dtype", lambda _: "float32")
+        awq = replace(a, model=model(tmp_path / "awq", quantization_config={"quant_method": "awq"}))
+        for spec in (awq, replace(a, engine_args={"quantization": "fp8"})):
+            assert plans(spec).plan("A").frame.args["dtype"] == "auto"
+            assert plans(spec).facts("A").weight_bytes == WEIGHT_BYTES
 
     def test_experts_without_files_are_named(self, a: ExpertSpec, tmp_path: Path) -> None:
         made = EnginePlans(

@@ -17,7 +17,7 @@ from pipelines import cli
 from pipelines.plan import covered_s, question_counts, seen_in
 from symoe_ray.config import load
 from symoe_ray.core import InputError
-from symoe_ray.planning import Machine, ModelSize, plan_of, spread
+from symoe_ray.planning import Machine, ModelSize, capacity, plan_of, spread
 from symoe_ray.settings import Settings
 from symoe_ray.stage_sizes import stage_requests
 from symoe_ray.storage import Storage
@@ -116,6 +116,13 @@ class TestPlan:
             return plan_of(settings, validation=350, test=2100, sizes=sizes(settings, size), machine=machine).seconds
 
         assert seconds(4) < 0.5 * seconds(1)
+
+    @pytest.mark.parametrize(("gpu_bytes", "most"), [(80 * 10**9, 512), (48 << 30, 256)])
+    def test_it_counts_on_as_many_sequences_as_engines_take(self, gpu_bytes: int, most: int) -> None:
+        settings = load(["pool=paper16", "task=mmlu_pro"])
+        size, spec = ModelSize(weight_bytes=10**9, kv_bytes_per_token=1), settings.pool.experts[0]
+        machine = Machine(gpus=(1,), room_bytes=gpu_bytes)
+        assert capacity(settings, spec, size, machine, (300.0, 400.0)) == most
 
     def test_slots_of_two_gpus_for_those_who_write_most_shorten_a_run(self) -> None:
         settings = wide_reasoning(load(["pool=paper16", "task=mmlu_pro", "gpus=8"]))

@@ -296,6 +296,20 @@ class TestWork:
             rows[event["stage"]] += event["requests"]
         assert rows == {"profile": 3 * ROWS, STAGE: 4 * ROWS}
 
+    def test_what_is_generated_under_another_name_is_called_by_that(self, rig: MakeRig) -> None:
+        pool = rig()
+
+        async def play() -> None:
+            actor = EnginePool(pool.config)
+            await actor.start()
+            await actor.generate("replay", chunks_of(A=1))
+
+        asyncio.run(asyncio.wait_for(play(), TIMEOUT_S))
+        assert pool.committed() == once(A=1)
+        assert {(e["event"], e["stage"]) for kind in ("load", "generate") for e in pool.events(kind)} == {
+            ("load", "replay"), ("generate", "replay"),
+        }  # fmt: skip
+
     def test_the_longest_answers_come_first(self, rig: MakeRig) -> None:
         pool = rig()
         short = [chunk_of("A", i, tokens=9 * ROWS, sequences=9 * ROWS) for i in range(2)]
