@@ -158,7 +158,8 @@ class EnginePool(SlotPool):
                 came = await reference
                 if isinstance(came, Part):
                     parts.append(came)
-                    commits.append(asyncio.create_task(self._commit(stage, came, where)))
+                    each = chunk.tokens / (chunk.sequences or chunk.rows)
+                    commits.append(asyncio.create_task(self._commit(stage, came, where, expected=each)))
                     slot.written += came.completion_tokens
                 else:
                     self._finish_rows(stage, slot, lease, chunk, chunk.rows - came)
@@ -192,8 +193,11 @@ class EnginePool(SlotPool):
             left = _left(chunk, [part for part in done if isinstance(part, Part)])
             self._settle(stage, replace(left, deaths=deaths, rows=0 if is_whole else left.rows))
 
-    async def _commit(self, stage: StageState, part: Part, where: str, *, hurry: bool = False) -> Part:
-        """Commit a part, at once in a hurry or where nothing else is left to do; the part, when it counts.
+    async def _commit(
+        self, stage: StageState, part: Part, where: str, *, expected: float = 0.0, hurry: bool = False
+    ) -> Part:
+        """Commit a part, at once in a hurry or where nothing else is left to do; the part, when it counts. Of each of
+        its sequences so many tokens were expected.
 
         A part that cannot be committed ends the stage.
         """
@@ -209,7 +213,7 @@ class EnginePool(SlotPool):
         stage.completion_tokens += part.completion_tokens
         if good := part.generated:
             group = stage.groups[self._experts[part.expert].engine_key]
-            group.finished += good
+            group.finished_expected += good * expected
             group.finished_tokens += part.completion_tokens
             group.finished_requests += part.requests
             group.finished_prompt_tokens += part.prompt_tokens
@@ -366,7 +370,7 @@ class EnginePool(SlotPool):
                     starting[slot.key] += slot.sequences
         views = {
             key: GroupView(
-                key=key, rows=group.sequences, tokens=round(group.sequences * group.sequence_tokens),
+                key=key, rows=group.sequences, tokens=round(group.waiting_tokens),
                 longest_tokens=longest_tokens(group.sequence_tokens, group.total, group.most),
                 running_rows=group.running, starting_rows=starting[key], hosts=hosts[key],
                 shape=self._costs.shape(key), capacity=self._capacity(key),

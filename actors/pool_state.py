@@ -86,7 +86,7 @@ class Group:
     A sequence is a sample that is generated: all of them, but for the copies of a greedy one. `running` are leased, in
     requests that are not finished. When the stage began there were `total` in `total_rows`, of which each was expected
     to write `expected` tokens, `most` at most (0: not known), after a prompt of `prompt` tokens (0: not known).
-    `finished` are committed.
+    Those that are committed were expected to write `finished_expected` and wrote `finished_tokens`.
     """
 
     waiting: deque[Chunk] = field(default_factory=deque)
@@ -99,19 +99,31 @@ class Group:
     total: int = 0
     total_rows: int = 0
     most: int = 0
-    finished: int = 0
+    finished_expected: float = 0.0
     finished_tokens: int = 0
     finished_requests: int = 0
     finished_prompt_tokens: int = 0
 
     @property
     def sequence_tokens(self) -> float:
-        """What a sequence that waits will write: the mean of those that are finished, as far as it can be trusted.
+        """The mean of all sequences, as estimated and then corrected."""
+        return self.expected * self._correction
+
+    @property
+    def waiting_tokens(self) -> float:
+        """What those that wait will write, as estimated and then corrected: of stages at once, one may have short
+        answers and the other long ones.
+        """
+        return self.tokens * self._correction
+
+    @property
+    def _correction(self) -> float:
+        """How much those that are finished wrote for each token that was expected, as far as that can be trusted.
 
         Short ones finish first, so those that run count as estimated, and so do `ESTIMATE_SEQUENCES` more.
         """
-        guessed = self.running + ESTIMATE_SEQUENCES
-        return (self.finished_tokens + guessed * self.expected) / (self.finished + guessed)
+        guessed = (self.running + ESTIMATE_SEQUENCES) * self.expected
+        return (self.finished_tokens + guessed) / max(1.0, self.finished_expected + guessed)
 
     @property
     def prompt_tokens(self) -> float:

@@ -375,7 +375,7 @@ class TestWork:
         stage = stage_of(STAGE, chunks_of(A=10), EXPERTS)
         group = stage.groups[EXPERTS["A"].engine_key]
         assert (group.expected, group.sequence_tokens, group.total) == (10_000.0, 10_000.0, 100)
-        group.finished, group.finished_tokens = 92, 92 * 400
+        group.finished_expected, group.finished_tokens = 92 * 10_000, 92 * 400
         assert group.sequence_tokens == pytest.approx(0.92 * 400 + 0.08 * 10_000)
         group.running = 900
         assert group.sequence_tokens == pytest.approx((92 * 400 + 908 * 10_000) / 1000)
@@ -383,13 +383,26 @@ class TestWork:
         group.finished_requests, group.finished_prompt_tokens = 92, 92 * 5000
         assert group.prompt_tokens == pytest.approx(0.92 * 5000 + 0.08 * PROMPT_TOKENS)
 
+    def test_what_waits_is_estimated_by_its_own_stage(self) -> None:
+        """Long answers come first; that they are written as expected says nothing about the short ones that wait."""
+        short = [chunk_of("A", i, stage="annotate", tokens=20 * ROWS) for i in range(10)]
+        stage = stage_of("annotate+profile", [*short, *chunks_of(A=10)], EXPERTS)
+        group = stage.groups[EXPERTS["A"].engine_key]
+        assert (group.sequence_tokens, group.waiting_tokens) == (5010.0, 200 * 5010)
+        while group.waiting[0].stage == STAGE:
+            group.take_chunk()
+        group.finished_expected = group.finished_tokens = 100 * 10_000
+        assert (group.sequence_tokens, group.waiting_tokens) == (5010.0, 100 * 20)
+        group.finished_tokens *= 2
+        assert 1.9 * 100 * 20 < group.waiting_tokens < 2 * 100 * 20
+
     def test_of_rows_with_several_samples_each_sample_counts(self) -> None:
         changes = {"sequences": 50, "most": 64, "tokens": 50 * 40, "prompt": 700.0}
         stage = stage_of(STAGE, [chunk_of("A", i, **changes) for i in range(10)], EXPERTS)
         group = stage.groups[EXPERTS["A"].engine_key]
         assert (group.sequence_tokens, group.total, group.rows, group.most) == (40.0, 500, 100, 64)
         assert group.prompt_tokens == 700.0
-        group.finished, group.finished_tokens = 92, 92 * 20
+        group.finished_expected, group.finished_tokens = 92 * 40, 92 * 20
         assert group.sequence_tokens == pytest.approx(0.92 * 20 + 0.08 * 40)
         taken, rest = group.take(12)
         assert (taken.rows, taken.sequences, rest, group.each) == (3, 15, True, 5.0)
