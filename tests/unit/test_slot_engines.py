@@ -11,7 +11,8 @@ from typing import Any, cast
 import pytest
 
 from actors import slot as module
-from actors.engine_host import EngineHost, LoadReport
+from actors.engine_host import EngineHost, EnginePlan, LoadReport
+from actors.protocol import LoadEngine
 from actors.slot import Slot, SlotConfig, log_folder
 from symoe_ray.core import ExpertSpec
 from symoe_ray.settings import EngineSettings
@@ -60,11 +61,11 @@ class Host:
         self.key, self.report, self.asleep = "", None, list[str]()
         self.prepared: list[str] = []
 
-    async def prepare(self, plan: str, below: int) -> str:
-        self.prepared.append(plan)
-        return f"no room for {plan}"
+    async def prepare(self, plan: EnginePlan, below: int) -> str:
+        self.prepared.append(plan.key)
+        return f"no room for {plan.key}"
 
-    async def load(self, plan: str) -> LoadReport:
+    async def load(self, plan: EnginePlan) -> LoadReport:
         return LoadReport(tier="fork", seconds=0.1, start_s=0.1, pid=1, beside=False, max_num_seqs=8, max_model_len=64)
 
 
@@ -75,8 +76,8 @@ def slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slot:
     slot = Slot(SlotConfig(experts=experts, engine=EngineSettings(kind="fake"), **made))
     slot._host = cast(EngineHost, Host())
 
-    async def plan(spec: ExpertSpec) -> str:
-        return spec.name
+    async def plan(spec: ExpertSpec) -> EnginePlan:
+        return EnginePlan(key=spec.name, frame=LoadEngine(args={"dtype": "float32"}))
 
     monkeypatch.setattr(slot, "_plan", plan)
     return slot
@@ -101,6 +102,8 @@ def test_a_load_says_why_that_engine_was_not_started_beside(slot: Slot, expert: 
     async def play() -> str:
         await slot.prepare("A")
         await cast("asyncio.Task[str]", slot._preparing)
-        return (await slot.load(expert)).not_beside
+        loaded = await slot.load(expert)
+        assert loaded.dtype == "float32"
+        return loaded.not_beside
 
     assert asyncio.run(play()) == why
