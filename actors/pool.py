@@ -22,6 +22,7 @@ from symoe_ray.length_estimates import longest_tokens
 from symoe_ray.ports import Progress, SlotStatus, StageSummary
 from symoe_ray.retrying import delay_s
 from symoe_ray.scheduling import GroupView, Lease, Prepare, ask_order, decide
+from symoe_ray.water_filling import hosts_wanted
 
 SLOT_LOST = (RayActorError, NodeDiedError, ObjectLostError)
 
@@ -53,6 +54,7 @@ class EnginePool(SlotPool):
         for key in current.groups:
             lengths = self._lengths(key)
             self._costs.expect(key, lengths.prompt, lengths.answer)
+        self._start_alike(current)
         try:
             self._dispatch()
             if current.open_chunks:
@@ -86,6 +88,15 @@ class EnginePool(SlotPool):
         self._stage = None
         await self._commits.flush()
         await super().stop()
+
+    def _start_alike(self, stage: StageState) -> None:
+        """Have what is guessed to be longest start first on all slots that an engine should have, not on one."""
+        views, slots = self._group_views(stage), self._peers()[""]
+        local = [view for key, view in views.items() if key not in self._servers]
+        wanted = hosts_wanted(local, self._costs.costs(), slots=slots, capacity=self._capacity(""))
+        for key, hosts in wanted.items():
+            if hosts > 1:
+                stage.groups[key].start_alike(hosts * views[key].capacity)
 
     def _decide_all(self) -> None:
         stage = self._stage

@@ -17,6 +17,7 @@ from actors.slot import SlotInfo
 from symoe_ray.core import ExpertSpec, Failure
 from symoe_ray.engine_room import PROMPT_TOKENS
 from symoe_ray.ledger import Chunk, split
+from symoe_ray.length_guesses import started_alike
 from symoe_ray.slot_places import Place
 from symoe_ray.stage_sizes import stages_of
 from symoe_ray.storage import Storage
@@ -135,6 +136,10 @@ class Group:
     def each(self) -> float:
         """Sequences of a row."""
         return self.total / max(1, self.total_rows)
+
+    def start_alike(self, sequences: int) -> None:
+        """Have the hosts that take the first so many sequences, one after another, start with like work."""
+        self.waiting = deque(started_alike(self.waiting, sequences, lambda chunk: chunk.sequences or chunk.rows))
 
     def put(self, chunk: Chunk, *, first: bool = False) -> None:
         """Let a chunk wait, behind the others or before them."""

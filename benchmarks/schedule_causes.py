@@ -2,14 +2,14 @@
 
 `python -m benchmarks.schedule_causes [--json]`. Every figure is a makespan over the same bound, a median of the seeds:
 
-- `symoe`: the policy, which knows nothing of a single row (as in `schedule_sim`);
-- `guessed`, `known`: the same policy where rows come longest first by a guess of their lengths, which goes with the
-  truth by 0.5 on a log scale, or by the truth itself; what starts at once is dealt evenly over the hosts;
+- `unguessed`: the policy where nothing is known of a single row (as in `schedule_sim`);
+- `guessed 0.3`, `0.5`, `0.7`, `known`: the same policy with rows in the order of guesses that go so well with the
+  truth on a log scale (0.5 is `symoe` of `schedule_sim`), or in true order;
 - `even`: what is left to lose if everything is known but which row is long: each expert's rows are dealt evenly over
   the best number of hosts, the long ones first on each, and the hosts are packed without a gap or a second load;
 - `free loads`: the policy where loads take no time, over the bound of that machine.
 
-The second table is `symoe` for other spreads of the lengths.
+The second table is `unguessed` for other spreads of the lengths.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ from typing import TextIO
 
 import numpy as np
 
-from benchmarks.schedule_sim import SEATS, SEEDS, SIGMA, TASKS, experts_of
+from benchmarks.schedule_sim import SEATS, SEEDS, SIGMA, TASKS, experts_of, in_guessed_order
 from symoe_ray.bounds import lower_bound_s
-from symoe_ray.scheduling import Costs, GroupView
 from symoe_ray.simulation import SimulatedGroup, simulate
-from symoe_ray.water_filling import hosts_wanted
 
 SLOTS = (1, 2, 4, 8, 64)
-GUESS_CORRELATION = 0.5
+ORDERS = {"guessed_0.3": 0.3, "guessed_0.5": 0.5, "guessed_0.7": 0.7, "known": 1.0}
+CAUSES = ("unguessed", *ORDERS, "even", "free_loads")
 SIGMAS = (0.3, 0.45, 0.8)
 NO_LOAD_S = 1e-3
 _HALVINGS = 40
@@ -42,12 +41,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="the JSON line only")
     table = sys.stderr if parser.parse_args().json else sys.stdout
-    names = ("symoe", "guessed", "known", "even", "free_loads")
-    print(f"simulated: over the bound\n{'task':<10}{'gpus':>6}" + "".join(f"{n:>12}" for n in names), file=table)
+    print(f"simulated: over the bound\n{'task':<10}{'gpus':>6}" + "".join(f"{n:>12}" for n in CAUSES), file=table)
     cases = [
         _told(task, slots, causes(questions, slots), table) for task, questions in TASKS.items() for slots in SLOTS
     ]
-    print(f"symoe by sigma of the lengths\n{'task':<10}{'gpus':>6}" + "".join(f"{s:>12}" for s in SIGMAS), file=table)
+    print(f"unguessed, by sigma\n{'task':<10}{'gpus':>6}" + "".join(f"{s:>12}" for s in SIGMAS), file=table)
     by_sigma = [_told(task, n, spreads(questions, n), table) for task, questions in TASKS.items() for n in SLOTS]
     print(json.dumps({"benchmark": "schedule_causes", "simulated": True, "sigma": SIGMA, "cases": cases,
                       "by_sigma": by_sigma}))  # fmt: skip
@@ -60,13 +58,14 @@ def _told(task: str, slots: int, ratios: dict[str, float], table: TextIO) -> dic
 
 def causes(questions: int, slots: int) -> dict[str, float]:
     """The first table's figures of one cell."""
-    found: dict[str, list[float]] = {name: [] for name in ("symoe", "guessed", "known", "even", "free_loads")}
+    found: dict[str, list[float]] = {name: [] for name in CAUSES}
     for seed in SEEDS:
         groups = experts_of(questions * SEATS, seed)
         bound_s = lower_bound_s(groups, slots)
         free = [replace(g, cost=replace(g.cost, load_s=NO_LOAD_S)) for g in groups]
-        guessed, known = (dealt(groups, seed, slots, correlation) for correlation in (GUESS_CORRELATION, 1.0))
-        for name, rows in (("symoe", groups), ("guessed", guessed), ("known", known)):
+        found["unguessed"].append(simulate(groups, slots=slots).makespan_s / bound_s)
+        for name, correlation in ORDERS.items():
+            rows = in_guessed_order(groups, slots, seed, questions, correlation)
             found[name].append(simulate(rows, slots=slots).makespan_s / bound_s)
         found["even"].append(max(1.0, even_s(groups, slots) / bound_s))
         found["free_loads"].append(simulate(free, slots=slots).makespan_s / lower_bound_s(free, slots))
@@ -81,31 +80,6 @@ def spreads(questions: int, slots: int) -> dict[str, float]:
         ratios = [simulate(groups, slots=slots).makespan_s / lower_bound_s(groups, slots) for groups in stages]
         found[str(sigma)] = statistics.median(ratios)
     return found
-
-
-def dealt(groups: Sequence[SimulatedGroup], seed: int, slots: int, correlation: float) -> list[SimulatedGroup]:
-    """The same rows, guessed longest first; those that fit into the first batches are dealt over the hosts wanted."""
-    random = np.random.default_rng(seed)
-    views = [
-        GroupView(key=g.key, rows=g.rows, tokens=round(g.rows * g.mean_tokens), longest_tokens=g.longest_tokens,
-                  capacity=g.capacity)
-        for g in groups
-    ]  # fmt: skip
-    costs = Costs(by_key={g.key: g.cost for g in groups}, default=groups[0].cost)
-    hosts = hosts_wanted(views, costs, slots=slots, capacity=groups[0].capacity)
-    return [_longest_first(g, random, correlation, hosts.get(g.key, 1)) for g in groups]
-
-
-def _longest_first(
-    group: SimulatedGroup, random: np.random.Generator, correlation: float, hosts: int
-) -> SimulatedGroup:
-    logs = np.log([tokens for tokens, _ in group.cohorts])
-    noise = random.normal(0.0, np.sqrt(1 - correlation**2), len(logs))
-    guesses = correlation * (logs - logs.mean()) / max(logs.std(), 1e-9) + noise
-    order = np.argsort(-guesses, kind="stable")
-    first, rest = order[: hosts * group.capacity], order[hosts * group.capacity :]
-    places = [*(place for host in range(hosts) for place in first[host::hosts]), *rest]
-    return replace(group, cohorts=tuple(group.cohorts[place] for place in places))
 
 
 def even_s(groups: Sequence[SimulatedGroup], slots: int) -> float:

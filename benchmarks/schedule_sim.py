@@ -1,11 +1,13 @@
 """Simulated: the makespan of the scheduling policy over a bound that no schedule can beat, against simpler policies.
 
 `python -m benchmarks.schedule_sim [--json]`. Nothing runs on a GPU: engines are simulated (a step of n sequences takes
-a + b n seconds), lengths are drawn, and the policy sees estimates of them. Sixteen 8B-class experts, the published task
-sizes with three seats a question. Every number of the machine follows from the constants below.
+a + b n seconds), lengths are drawn, and the policy sees estimates of them: of each group's mean and longest row, and of
+each row against the others of its group, by which the rows are put in order as in a run. Sixteen 8B-class experts, the
+published task sizes with three seats a question. Every number of the machine follows from the constants below.
 
-`no_overlap` is the same policy where no GPU has room for a second engine, so that none loads beside the one before it:
-so it is with vLLM's usual gpu_memory_utilization of 0.9.
+`unguessed` is the same policy where nothing is known of single rows. `no_overlap` is the policy where no GPU has room
+for a second engine, so that none loads beside the one before it: so it is with vLLM's usual gpu_memory_utilization of
+0.9.
 
 The bound knows every length beforehand. The second table says where our slot-seconds go: `work` is what always full
 batches would take, `tails` what the engines generate beyond that, `idle` the rest, first loads included. What part of
@@ -16,12 +18,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TextIO
 
 import numpy as np
@@ -30,7 +34,10 @@ from symoe_ray.bounds import lower_bound_s
 from symoe_ray.engine_costs import prior_cost
 from symoe_ray.engine_room import PROMPT_TOKENS, gpu_sequences, running_tokens
 from symoe_ray.fixed_schedules import data_parallel, longest_first, round_robin
+from symoe_ray.length_guesses import ordered_rows, started_alike
+from symoe_ray.scheduling import Costs, GroupView
 from symoe_ray.simulation import Outcome, SimulatedGroup, simulate
+from symoe_ray.water_filling import hosts_wanted
 
 TASKS = {"mmlu_pro": 2100, "medmcqa": 4183, "gpqa": 198}
 SLOTS = (1, 2, 4, 8, 64, 512)
@@ -43,8 +50,9 @@ SKEW = 20.0  # the most recruited expert has so many times the seats of the leas
 WEIGHT_BYTES = 16_060_000_000
 KV_BYTES_PER_TOKEN = 131_072
 # Lengths: the means are 13x apart, cut where conf/pool/paper16.yaml cuts them. Lognormal, as answers' lengths have
-# heavy tails (arXiv 2604.00499 fits a log-t distribution). SIGMA has no source, it is an assumption: the README shows
-# what other values do.
+# heavy tails (arXiv 2604.00499 fits a log-t distribution). SIGMA is an assumption: three evaluations of MMLU-Pro have
+# 0.38 to 0.53 (huggingface.co/datasets/beiningwu7/SER-eval, from mean and deviation of the answers' characters); the
+# README shows what other values do.
 MEAN_TOKENS = {False: 400, True: 5200}
 MAX_TOKENS = {False: 4096, True: 32768}
 SIGMA = 0.6
@@ -56,11 +64,17 @@ KV_TOKENS = 396_000
 # differ, so it is off by a lognormal factor of three times that. The longest follows from the mean and the row count
 # (the ninth decile), and is off by as much.
 ESTIMATE_SIGMA = 0.1
+# How well the guess of a row goes with its length, on a log scale; benchmarks/README.md says what that rests on.
+CORRELATION = 0.5
+SHARD_ROWS = 512  # questions whose requests share a file
 TEN_MILLION = 10_000_000
 TEN_MILLION_SLOTS = 512
-POLICIES: dict[str, Callable[[Sequence[SimulatedGroup], int], Outcome]] = {
+GUESSING: dict[str, Callable[[Sequence[SimulatedGroup], int], Outcome]] = {
     "symoe": lambda groups, slots: simulate(groups, slots=slots),
     "no_overlap": lambda groups, slots: simulate(groups, slots=slots, beside=False),
+}
+POLICIES = GUESSING | {
+    "unguessed": lambda groups, slots: simulate(groups, slots=slots),
     "round_robin": round_robin,
     "longest_first": longest_first,
     "data_parallel": data_parallel,
@@ -136,6 +150,42 @@ def _group(index: int, rows: int, random: np.random.Generator, sigma: float = SI
     )  # fmt: skip
 
 
+def in_guessed_order(
+    groups: Sequence[SimulatedGroup], slots: int, seed: int, questions: int, correlation: float
+) -> list[SimulatedGroup]:
+    """The same rows in the order that a run puts them in by guesses of their lengths which are so good: longest first
+    in each file, the chunks of all files likewise, but those that start at once the same on all slots.
+    """
+    random = np.random.default_rng(seed)
+    views = [
+        GroupView(key=g.key, rows=g.rows, tokens=round(g.rows * g.mean_tokens), longest_tokens=g.longest_tokens,
+                  capacity=g.capacity)
+        for g in groups
+    ]  # fmt: skip
+    costs = Costs(by_key={g.key: g.cost for g in groups}, default=groups[0].cost)
+    hosts = hosts_wanted(views, costs, slots=slots, capacity=groups[0].capacity)
+    files = math.ceil(questions / SHARD_ROWS)
+    return [_in_order(g, random, correlation, files, hosts.get(g.key, 1)) for g in groups]
+
+
+def _in_order(
+    group: SimulatedGroup, random: np.random.Generator, correlation: float, files: int, hosts: int
+) -> SimulatedGroup:
+    logs = np.log([tokens for tokens, _ in group.cohorts])
+    noise = random.normal(0.0, np.sqrt(1 - correlation**2), len(logs))
+    guesses = correlation * (logs - logs.mean()) / max(logs.std(), 1e-9) + noise
+    file_of, chunks = random.integers(files, size=len(logs)), list[np.ndarray]()
+    for file in range(files):
+        own = np.flatnonzero(file_of == file)
+        own = own[np.argsort(-guesses[own], kind="stable")]
+        rows = ordered_rows(len(own), files)
+        chunks += [own[start : start + rows] for start in range(0, len(own), rows)]
+    chunks.sort(key=lambda own: -float(guesses[own].mean()))
+    if hosts > 1:
+        chunks = started_alike(chunks, hosts * group.capacity, len)
+    return replace(group, cohorts=tuple(group.cohorts[place] for own in chunks for place in own))
+
+
 def _longest(mean: float, rows: int, sigma: float) -> float:
     """What the longest of so many lognormal lengths stays below nine times in ten."""
     quantile = statistics.NormalDist().inv_cdf(0.9 ** (1 / max(rows, 1)))
@@ -150,8 +200,9 @@ def measure(questions: int, slots: int) -> dict[str, float]:
     for seed in SEEDS:
         groups = experts_of(questions * SEATS, seed)
         bounds.append(lower_bound_s(groups, slots))
+        ordered = in_guessed_order(groups, slots, seed, questions, CORRELATION)
         for name, policy in POLICIES.items():
-            outcome = policy(groups, slots)
+            outcome = policy(ordered if name in GUESSING else groups, slots)
             ratios[name].append(outcome.makespan_s / bounds[-1])
             if name == "symoe":
                 seconds.append(outcome.makespan_s)

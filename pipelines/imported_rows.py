@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.run import Run
+from pipelines.sharding import made_from
 from symoe_ray.core import Completion, Request
 from symoe_ray.ledger import Commits, Part
 from symoe_ray.tables import REQUESTS, RESPONSES, request_row, response_row, table_of
@@ -52,7 +53,8 @@ def write_requests(run: Run, stage: str, inputs: str, rows: Iterable[Imported]) 
     for expert, requests in sorted(by_expert.items()):
         own = [{name: row[name] for name in REQUESTS.names} for row in requests]
         run.storage.write_table(f"requests/{stage}/expert={expert}/part-imported.parquet", table_of(own, REQUESTS))
-    run.manifest["requests"][stage] = {"inputs": inputs, "files": run.storage.names(f"requests/{stage}", ".parquet")}
+    files = run.storage.names(f"requests/{stage}", ".parquet")
+    run.manifest["requests"][stage] = {"inputs": made_from(inputs), "files": files}
     run.save()
 
 

@@ -15,6 +15,7 @@ from symoe_ray.core import ExpertSpec, InputError, Profile
 from symoe_ray.fingerprints import digest
 from symoe_ray.grading import GRADER_VERSION
 from symoe_ray.leaks import find_leaks, summary
+from symoe_ray.length_guesses import LengthGuesses, length_guesses
 from symoe_ray.profiles import Book, Evidence, differences, evidence_of, from_json, merged, profile_of, to_json
 from symoe_ray.requests import answer_request
 from symoe_ray.settings import Settings
@@ -80,8 +81,7 @@ def book_of(storage: Storage, settings: Settings) -> Book:
     """
     columns = ["question_id", "expert", "correct", "reference_correct", "failure"]
     drafts = storage.read_tables(storage.names("profiles", ".parquet"), DRAFTS, columns).to_pylist()
-    table = storage.read_tables(storage.names("skills", ".parquet"), SKILLS, ["question_id", "split", "skills"])
-    skills = {r["question_id"]: r["skills"] for r in table.to_pylist() if r["split"] == "validation"}
+    skills = _validation_skills(storage)
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     book = {}
     for spec in settings.pool.experts:
@@ -93,6 +93,19 @@ def book_of(storage: Storage, settings: Settings) -> Book:
         )  # fmt: skip
         book[spec.name] = (evidence,)
     return book
+
+
+def guesses_of(storage: Storage) -> LengthGuesses:
+    """How long the answers of a run's experts are by skill; {} of experts that it has not profiled itself."""
+    columns = ["question_id", "expert", "completion_tokens", "failure"]
+    drafts = storage.read_tables(storage.names("profiles", ".parquet"), DRAFTS, columns).to_pylist()
+    answers = ((r["expert"], r["question_id"], r["completion_tokens"]) for r in drafts if r["failure"] is None)
+    return length_guesses(answers, _validation_skills(storage))
+
+
+def _validation_skills(storage: Storage) -> dict[str, Sequence[str]]:
+    table = storage.read_tables(storage.names("skills", ".parquet"), SKILLS, ["question_id", "split", "skills"])
+    return {r["question_id"]: r["skills"] or () for r in table.to_pylist() if r["split"] == "validation"}
 
 
 def write_book(storage: Storage, book: Book) -> None:

@@ -36,7 +36,7 @@ def run_stage(run: Run) -> None:
     rules = {seed: RoutingRules.from_settings(settings, seed) for seed in settings.all_seeds}
     inputs = digest(
         run.output("annotate"), run.output("profile"), settings.embedding_model,
-        {str(seed): [getattr(r, name) for name in r.__slots__] for seed, r in rules.items()},
+        {str(seed): [getattr(r, name) for name in r.__slots__] for seed, r in rules.items()}, SEATS.names,
     )  # fmt: skip
     if run.begin(STAGE, inputs):
         _recruit(run, rules, inputs)

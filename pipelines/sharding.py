@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.run import Run
+from symoe_ray.fingerprints import digest
 from symoe_ray.ledger import Chunk, Commits, missing_chunks
 from symoe_ray.length_estimates import expected_tokens, most_tokens, seen_lengths
 from symoe_ray.shard_files import in_shards, of_shards
@@ -72,19 +73,24 @@ def generate(run: Run, *works: Work) -> list[str]:
 def _chunks(run: Run, work: Work) -> list[Chunk]:
     """What a stage still wants, of requests that are built first where they are not those of its inputs."""
     requests, stage = run.manifest["requests"], work.stage
-    if requests.get(stage, {}).get("inputs") != work.inputs:
+    if requests.get(stage, {}).get("inputs") != made_from(work.inputs):
         run.start_ray()
         if requests.pop(stage, None) is not None:
             run.save()
         run.storage.delete(f"requests/{stage}")
         schema = REQUESTS.append(pa.field("expert", pa.string()))
         made = _execute(run, work.splits, work.build, schema, f"requests/{stage}", partition_by="expert")
-        requests[stage] = {"inputs": work.inputs, "files": made}
+        requests[stage] = {"inputs": made_from(work.inputs), "files": made}
         run.save()
     files: dict[str, list[str]] = {}
     for name in requests[stage]["files"]:
         files.setdefault(name.split("expert=")[1].split("/")[0], []).append(name)
     return _missing(run, stage, files, run.settings.engine.chunk_rows)
+
+
+def made_from(inputs: str) -> str:
+    """What request files are made from: the inputs of their stage, and the columns that they are to have."""
+    return digest(inputs, REQUESTS.names)
 
 
 def collect(run: Run, folder: str, splits: tuple[str, ...], function: Collect, schema: pa.Schema) -> list[str]:

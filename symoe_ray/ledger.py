@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from symoe_ray.commit_index import INDEX, index_file, read_index, rows_of, write_index
 from symoe_ray.fingerprints import digest
+from symoe_ray.length_guesses import ordered_rows
 from symoe_ray.shard_files import in_shards, of_shards
 from symoe_ray.storage import Storage
 from symoe_ray.tables import REQUESTS, RESPONSES
@@ -287,23 +288,30 @@ def missing_chunks(
     """The work that a stage still needs: expert -> request files, cut into chunks, less what is committed.
 
     `estimate` is the expected output in tokens of one sample, per expert, `most` its limit, and `prompts` the tokens of
-    a prompt. With `retry_failed` a committed failure counts as missing. Only one file's keys are in memory at a time.
+    a prompt. Chunks have at most `chunk_rows` rows, fewer where a file's rows are guessed to differ in length. With
+    `retry_failed` a committed failure counts as missing. Only one file's keys are in memory at a time.
     """
     parts: dict[tuple[str, int], list[str]] = defaultdict(list)
     for path, expert, shards in Commits(storage).files(stage):
         for shard in shards:
             parts[expert, shard].append(path)
     for expert, files in request_files.items():
-        for path in files:
-            requests = storage.read_table(path, ["request_id", "shard", "n", "sampling.temperature"])
+        names = list(files)
+        for path in names:
+            columns = ["request_id", "shard", "n", "relative_length", "sampling.temperature"]
+            requests = storage.read_table(path, columns)
             ids = list(zip(requests["request_id"].to_pylist(), requests["shard"].to_pylist(), strict=True))
             counts, greedy = requests["n"].to_pylist(), [t == 0 for t in requests["temperature"].to_pylist()]
+            lengths = requests["relative_length"].to_pylist()
             own = {shard for _, shard in ids}
             paths = dict.fromkeys(part for shard in sorted(own) for part in parts[expert, shard])
             have = _committed_samples(storage, paths, own, retry_failed)
-            for start in range(0, len(ids), chunk_rows):
-                stop = min(start + chunk_rows, len(ids))
-                chunk = _chunk(stage, expert, path, start, stop, ids, counts, greedy, have, estimate.get(expert, 1))
+            alike = min(lengths, default=1.0) == max(lengths, default=1.0)
+            rows = chunk_rows if alike else min(chunk_rows, ordered_rows(len(ids), len(names)))
+            for start in range(0, len(ids), rows):
+                stop = min(start + rows, len(ids))
+                tokens = [estimate.get(expert, 1) * length for length in lengths[start:stop]]
+                chunk = _chunk(stage, expert, path, start, stop, ids, counts, greedy, have, tokens)
                 if chunk is not None:
                     yield replace(chunk, most=(most or {}).get(expert, 0), prompt=(prompts or {}).get(expert, 0.0))
 
@@ -324,12 +332,13 @@ def _committed_samples(
 
 def _chunk(
     stage: str, expert: str, path: str, start: int, stop: int, ids: list[_Id], counts: list[int],
-    greedy: list[bool], have: Mapping[_Id, set[int]], tokens: int,
+    greedy: list[bool], have: Mapping[_Id, set[int]], tokens: list[float],
 ) -> Chunk | None:  # fmt: skip
-    done, partial, sequences = [], [], 0
+    done, partial, sequences, wanted = [], [], 0, 0.0
     for row in range(start, stop):
         lacking = [i for i in range(counts[row]) if i not in have.get(ids[row], ())]
-        sequences += min(1, len(lacking)) if greedy[row] else len(lacking)
+        generated = min(1, len(lacking)) if greedy[row] else len(lacking)
+        sequences, wanted = sequences + generated, wanted + generated * tokens[row - start]
         if not lacking:
             done.append(row)
         elif len(lacking) < counts[row]:
@@ -339,7 +348,7 @@ def _chunk(
     name = f"{digest(path, size=4)}-{start}"
     return Chunk(
         id=name, stage=stage, expert=expert, path=path, start=start, stop=stop, rows=stop - start - len(done),
-        tokens=tokens * sequences, sequences=sequences, done=tuple(done), partial=tuple(partial),
+        tokens=round(wanted), sequences=sequences, done=tuple(done), partial=tuple(partial),
     )  # fmt: skip
 
 

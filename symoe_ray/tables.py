@@ -43,6 +43,7 @@ REQUESTS = pa.schema(
         ("run_seed", pa.int64()),
         ("n", pa.int32()),
         ("seed", pa.int64()),
+        ("relative_length", pa.float32()),
         ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
         (
             "sampling",
@@ -137,8 +138,8 @@ RECRUITS = pa.schema(
     ]
 )
 
-SEATS = pa.schema([RECRUITS.field(name) for name in ("question_id", "shard", "experts", "random_experts")])
-"""The columns of `RECRUITS` that say who answers."""
+SEATS = pa.schema([RECRUITS.field(name) for name in ("question_id", "shard", "mapped", "experts", "random_experts")])
+"""The columns of `RECRUITS` that say who answers, and to which skills of the profiles."""
 
 
 def table_of(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> pa.Table:
@@ -166,8 +167,11 @@ def question_of(row: dict[str, Any]) -> Question:
     )
 
 
-def request_row(request: Request, shard: int, run_seed: int) -> dict[str, Any]:
-    """A `REQUESTS` row, with the expert that its partition is named after."""
+def request_row(request: Request, shard: int, run_seed: int, relative_length: float = 1.0) -> dict[str, Any]:
+    """A `REQUESTS` row, with the expert that its partition is named after.
+
+    `relative_length` is what its answers are guessed to have over others of the expert in the stage.
+    """
     return {
         "request_id": request.id,
         "question_id": request.question_id,
@@ -176,6 +180,7 @@ def request_row(request: Request, shard: int, run_seed: int) -> dict[str, Any]:
         "run_seed": run_seed,
         "n": request.n,
         "seed": request.seed,
+        "relative_length": relative_length,
         "messages": [asdict(m) for m in request.messages],
         "sampling": asdict(request.sampling),
     }

@@ -29,16 +29,19 @@ def storage(tmp_path: Path) -> Storage:
 
 
 def put_requests(
-    storage: Storage, counts: Mapping[str, int], name: str = "part-0", shard: int = 0, temperature: float = 0.7
-) -> str:
-    """A request file: request id -> samples wanted, in that order."""
+    storage: Storage, counts: Mapping[str, int], name: str = "part-0", shard: int = 0, temperature: float = 0.7,
+    lengths: Mapping[str, float] | None = None,
+) -> str:  # fmt: skip
+    """A request file: request id -> samples wanted, in that order, and what their answers' lengths are guessed to be
+    over others.
+    """
     rows = [
         request_row(
             Request(
                 id=request_id, question_id=f"q-{request_id}", expert="A", messages=(Message(role="user", content="?"),),
                 sampling=Sampling(temperature=temperature), seed=7, n=n,
             ),
-            shard, 0,
+            shard, 0, (lengths or {}).get(request_id, 1.0),
         )
         for request_id, n in counts.items()
     ]  # fmt: skip
@@ -99,6 +102,17 @@ class TestMissingChunks:
             (STAGE, "A", path, (), ())
         }
         assert len({c.id for c in (first, second, third)}) == 3
+
+    def test_rows_of_unlike_lengths_come_in_smaller_chunks_that_expect_what_is_guessed_of_theirs(
+        self, storage: Storage
+    ) -> None:
+        counts = {f"r{i:02}": 2 if i == 0 else 1 for i in range(40)}
+        lengths = {name: 2.0 if name < "r16" else 0.5 for name in counts}
+        found = chunks(storage, put_requests(storage, counts, lengths=lengths), tokens=10)
+        assert [(c.rows, c.sequences, c.tokens) for c in found] == [(16, 17, 340), (16, 16, 80), (8, 8, 40)]
+        commit(storage, [response(("r00", 0)), response(("r20", 0))])
+        found = chunks(storage, f"requests/{STAGE}/expert=A/part-0.parquet", tokens=10)
+        assert [(c.rows, c.sequences, c.tokens) for c in found] == [(16, 16, 320), (15, 15, 75), (8, 8, 40)]
 
     def test_files_have_chunks_of_their_own(self, storage: Storage) -> None:
         paths = [put_requests(storage, {"a": 1}, "part-0"), put_requests(storage, {"b": 1}, "part-1")]

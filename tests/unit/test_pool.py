@@ -383,6 +383,20 @@ class TestWork:
         group.finished_requests, group.finished_prompt_tokens = 92, 92 * 5000
         assert group.prompt_tokens == pytest.approx(0.92 * 5000 + 0.08 * PROMPT_TOKENS)
 
+    def test_what_is_guessed_longest_starts_first_and_on_all_slots_alike(self, rig: MakeRig) -> None:
+        """Ten times as much as starts at once on both slots; lengths fall from chunk to chunk."""
+        count = 10 * 2 * CAPACITY // ROWS
+        chunks = [chunk_of("A", i, tokens=(2 * count - i) * 1000) for i in reversed(range(count))]
+        pool = rig(slots=2)
+        pool.play(chunks)
+        first = {
+            slot: [c for s, c in pool.log.grants if s == slot][: CAPACITY // ROWS] for slot in ("slot-0", "slot-1")
+        }
+        starts = sorted(c.start for own in first.values() for c in own)
+        assert starts == [i * ROWS for i in range(2 * CAPACITY // ROWS)]
+        means = [sum(c.tokens for c in own) / len(own) for own in first.values()]
+        assert abs(means[0] - means[1]) <= 1000
+
     def test_what_waits_is_estimated_by_its_own_stage(self) -> None:
         """Long answers come first; that they are written as expected says nothing about the short ones that wait."""
         short = [chunk_of("A", i, stage="annotate", tokens=20 * ROWS) for i in range(10)]
