@@ -13,8 +13,11 @@ from importlib.abc import MetaPathFinder
 from actors.trials import tried
 
 
-def import_harmless(modules: Sequence[str], unfit: Callable[[], str], timeout_s: float) -> dict[str, str]:
-    """Import modules, but none after whose import `unfit` gives a reason, nor one that imports such a one.
+def import_harmless(
+    modules: Sequence[str], unfit: Callable[[], str], timeout_s: float, before: Collection[str] = ()
+) -> dict[str, str]:
+    """Import modules, but none after whose import `unfit` gives a reason, nor one that imports such a one, or one that
+    was left out `before`.
 
     Those that were left out, with the reason. What is not tried after `timeout_s` is not imported. A module that cannot
     be imported is no spoiler: who needs it will see.
@@ -22,7 +25,7 @@ def import_harmless(modules: Sequence[str], unfit: Callable[[], str], timeout_s:
     refused: dict[str, str] = {}
     left, deadline = list(modules), time.monotonic() + timeout_s
     while left and (rest_s := deadline - time.monotonic()) > 0:
-        wire = _Tripwire(refused.keys())
+        wire = _Tripwire({*refused, *before})
         fine, why = tried([functools.partial(_step_on, wire, name, unfit) for name in left], rest_s)
         for name in left[:fine]:
             _import(name)

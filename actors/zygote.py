@@ -17,6 +17,7 @@ import socket
 import sys
 import time
 from collections import deque
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,27 @@ from actors.protocol import MAX_PACKET, Exited, Fork, Forked, Frame, Learn, Zygo
 from actors.trials import tried
 
 TRIAL_S = 120.0
+TRIED_AT_ONCE = 16
+_left_out: set[str] = set()
+
+
+@dataclass(slots=True)
+class ToDo:
+    """What the zygote was told to get ready for and has not: imports, as long as a `Learn` waits, then engines."""
+
+    modules: deque[str] = field(default_factory=deque)
+    engines: deque[dict[str, Any]] = field(default_factory=deque)
+    asked: bool = False
+
+    @property
+    def is_left(self) -> bool:
+        """Whether there is anything."""
+        return self.asked or bool(self.engines)
+
+    def next_modules(self) -> list[str]:
+        """The imports to do before the next look at what is asked: all, or a few where each is tried in a child."""
+        count = min(TRIED_AT_ONCE, len(self.modules)) if _has_gpus() else len(self.modules)
+        return [self.modules.popleft() for _ in range(count)]
 
 
 def preload() -> str:
@@ -77,7 +99,8 @@ def learn(modules: list[str]) -> str:
     The reason why forking is no longer safe, or "".
     """
     if _has_gpus():
-        for name, why in import_harmless(modules, _unfit, TRIAL_S).items():
+        for name, why in import_harmless(modules, _unfit, TRIAL_S, _left_out).items():
+            _left_out.add(name)
             _leave(name, why)
     else:
         for name in modules:
@@ -144,33 +167,39 @@ def serve(control: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(waker.fileno())
     _tell(control, ZygoteReady(seconds=time.monotonic() - started, unusable=unusable))
-    expected: deque[dict[str, Any]] = deque()
+    todo = ToDo()
     while True:
-        for ready in select.select([control, wake], [], [], 0 if expected else None)[0]:
+        for ready in select.select([control, wake], [], [], 0 if todo.is_left else None)[0]:
             if ready is wake:
                 wake.recv(4096)
                 _reap(control)
-            elif not _obey(control, expected, wake, waker):
+            elif not _obey(control, todo, wake, waker):
                 return
-        if expected:  # one at a time: a fork that is asked for meanwhile waits for no more than that
-            _prepare_next(control, expected)
+        if todo.is_left:
+            _do_next(control, todo)
 
 
-def _prepare_next(control: socket.socket, expected: deque[dict[str, Any]]) -> None:
-    unusable = prepare(expected.popleft())
+def _do_next(control: socket.socket, todo: ToDo) -> None:
+    """A piece at a time: a fork that is asked for meanwhile waits for no more than that."""
+    is_learning = todo.asked
+    unusable = learn(todo.next_modules()) if is_learning else prepare(todo.engines.popleft())
     if unusable:
-        expected.clear()
+        todo.modules.clear()
+        todo.engines.clear()
+    todo.asked = bool(todo.modules)
+    if unusable or (is_learning and not todo.asked):
         _tell(control, ZygoteReady(seconds=0.0, unusable=unusable))
 
 
-def _obey(control: socket.socket, expected: deque[dict[str, Any]], *private: socket.socket) -> bool:
+def _obey(control: socket.socket, todo: ToDo, *private: socket.socket) -> bool:
     data, descriptors, _, _ = socket.recv_fds(control, MAX_PACKET, 1)
     if not data:
         return False
     frame = decode(data)
     if isinstance(frame, Learn):
-        _tell(control, ZygoteReady(seconds=0.0, unusable=learn(frame.modules)))
-        expected.extend(frame.engines)
+        todo.modules.extend(frame.modules)
+        todo.engines.extend(frame.engines)
+        todo.asked = True
     elif isinstance(frame, Fork):
         with socket.socket(fileno=descriptors[0]) as channel:
             zygote, pid = os.getpid(), os.fork()
