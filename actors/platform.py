@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from actors.node_cache import cache_folder
-from symoe_ray.core import ExpertSpec
+from actors.nvml import gpu_count
+from symoe_ray.core import ExpertSpec, ResourceError
 from symoe_ray.engine_room import gpu_sequences
 from symoe_ray.settings import EngineSettings
 
@@ -25,11 +26,18 @@ SPIN_COUNT = "5000"
 
 
 def visible_gpus() -> int:
-    """NVIDIA GPUs that this process may use (0 without a driver); CUDA itself is not touched."""
+    """NVIDIA GPUs that this process may use (0 without a driver); CUDA itself is not touched.
+
+    Those that CUDA_VISIBLE_DEVICES names count without a driver, too: a slot that was given GPUs must say what is wrong
+    with them, not go on without. Others are counted by NVML, as Ray does: /proc shows a container its host's.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([d for d in visible.split(",") if d.strip() and d.strip() != "-1"])
-    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    try:
+        return gpu_count()
+    except ResourceError:
+        return 0
 
 
 def cpu_dtype(dtype: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

@@ -4,16 +4,34 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
-from actors import inspection
-from actors.inspection import GIB, inspect_machine
+from actors import inspection, memory, nvml
+from actors.inspection import inspect_machine
+from actors.memory import GIB
 from pipelines.doctor import doctor
 from pipelines.signals import DONE, MISSING
 from symoe_ray.config import load
 from symoe_ray.findings import Finding
 from tests.unit.test_engine_plans import model
+from tests.unit.test_memory import Nvml, NVMLError
+
+
+class Gpus(Nvml):
+    """NVML of a machine with a GPU of 80 GiB for each entry of `free`, in GiB (-1: it cannot be read)."""
+
+    free: ClassVar[list[int]] = [79]
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802 - NVML's spelling
+        return len(self.free)
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:  # noqa: N802
+        if self.free[handle] < 0:
+            raise NVMLError("Insufficient Permissions")
+        return SimpleNamespace(free=self.free[handle] * GIB, total=80 * GIB)
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +39,8 @@ def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with one GPU, and no cluster to join."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(inspection, "_gpus", lambda: [("H100", 80 * GIB)])
+    monkeypatch.setattr(nvml, "_nvml", Gpus)
+    monkeypatch.setattr(memory, "host_available_bytes", lambda: 64 * GIB)
 
 
 def found(what: str, *overrides: str) -> list[Finding]:
@@ -46,6 +65,66 @@ class TestGpus:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
         (finding,) = found("gpus", "gpus=1")
         assert finding.value.endswith("has 0")
+
+    def test_the_visible_ones_are_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Gpus, "free", [79, 12])
+        assert [f.value for f in found("gpu 1")] == ["H100, driver 580.65.06, 12.0 GiB free"]
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+        assert [f.value for f in found("gpu 0")] == ["H100, driver 580.65.06, 12.0 GiB free"]
+        assert found("gpu 1") == []
+
+    def test_one_that_cannot_be_read_is_told_and_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Gpus, "free", [-1])
+        (finding,) = found("gpu 0")
+        assert (finding.fine, finding.advice) == (False, "GPU 0: Insufficient Permissions")
+
+
+class TestFit:
+    @pytest.fixture
+    def pool(self, tmp_path: Path) -> str:
+        model(tmp_path / "m")
+        (tmp_path / "pool.yaml").write_text(f"name: p\nexperts: [{{name: A, model: {tmp_path / 'm'}}}]\n")
+        return f"pool={tmp_path / 'pool.yaml'}"
+
+    @pytest.mark.parametrize(("visible", "fine"), [(None, False), ("0", False), ("1", True), ("1,0", False)])
+    def test_the_fullest_visible_gpu_decides(
+        self, visible: str | None, fine: bool, pool: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Gpus, "free", [0, 79])
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert [f.fine for f in found("expert A", pool)] == [fine]
+
+    def test_the_share_that_vllm_asks_for_must_be_free(self, pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Gpus, "free", [60])
+        (finding,) = found("expert A", pool)
+        assert not finding.fine
+        assert "72.75 GiB of GPU memory and 60.00 GiB are free" in finding.advice
+        assert found("expert A", pool, "engine.gpu_memory_utilization=0.7")[0].fine
+
+    @pytest.mark.parametrize(("weights_gib", "fine"), [(70, True), (71, False), (75, False), (90, False)])
+    def test_weights_must_leave_room_for_a_context(
+        self, weights_gib: int, fine: bool, pool: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(inspection, "weight_bytes", lambda folder: weights_gib * GIB)
+        (finding,) = found("expert A", pool)
+        assert (finding.fine, finding.advice.startswith("the KV cache would have 0.00 GiB")) == (fine, not fine)
+        wide = Path(pool.removeprefix("pool="))
+        wide.write_text(wide.read_text().replace("}]", ", tensor_parallel_size: 2}]"))
+        assert found("expert A", pool)[0].fine
+
+    def test_a_gpu_that_cannot_be_read_fits_nothing(self, pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Gpus, "free", [-1])
+        (finding,) = found("expert A", pool)
+        assert (finding.fine, finding.advice) == (False, "GPU 0: Insufficient Permissions")
+
+    def test_on_the_cpu_host_memory_decides(self, pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        assert found("expert A", pool)[0].fine
+        monkeypatch.setattr(memory, "host_available_bytes", lambda: GIB // 2)
+        (finding,) = found("expert A", pool)
+        assert not finding.fine
+        assert "GiB of host memory and 0.50 GiB are free" in finding.advice
 
 
 class TestOwnCode:

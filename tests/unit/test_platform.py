@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from actors import nvml
 from actors.platform import (
     MALLOC,
     SPIN_COUNT,
@@ -269,3 +272,51 @@ class TestEnvironment:
     ) -> None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert visible_gpus() == count
+
+
+class Nvml:
+    """NVML of a machine with two GPUs; it notes how often it is started."""
+
+    class NVMLError(Exception):
+        """NVML's own."""
+
+    def __init__(self, fails_at: str = "") -> None:
+        self.fails_at, self.starts = fails_at, 0
+
+    def nvmlInit(self) -> None:  # noqa: N802 - NVML's spelling
+        self.starts += 1
+        if self.fails_at == "start":
+            raise self.NVMLError("NVML Shared Library Not Found")
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        if self.fails_at == "count":
+            raise self.NVMLError("Driver Not Loaded")
+        return 2
+
+
+class TestGpusOfTheDriver:
+    @pytest.fixture(autouse=True)
+    def fresh(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        nvml._nvml.cache_clear()
+        yield
+        nvml._nvml.cache_clear()
+
+    def test_without_the_variable_nvml_counts_and_is_started_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        driver = Nvml()
+        monkeypatch.setattr(nvml, "_nvml_module", lambda: driver)
+        assert (visible_gpus(), visible_gpus(), driver.starts) == (2, 2, 1)
+
+    @pytest.mark.parametrize("fails_at", ["start", "count"])
+    def test_a_driver_that_does_not_answer_has_none_but_those_that_were_given(
+        self, fails_at: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(nvml, "_nvml_module", lambda: Nvml(fails_at))
+        assert visible_gpus() == 0
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+        assert visible_gpus() == 1
+
+    def test_without_a_module_for_nvml_there_are_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setitem(sys.modules, "pynvml", None)
+        assert visible_gpus() == 0
