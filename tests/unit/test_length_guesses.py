@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.lengths import figures
 from symoe_ray.length_guesses import DOUBT, LEAST_ROWS, length_guesses, ordered_rows, relative_length, started_alike
 
 SKILLS = {"q1": ["algebra"], "q2": ["algebra", "sets"], "q3": ["law"], "q4": ["law"]}
@@ -60,3 +61,13 @@ class TestOrder:
                 assert order[place:] == items[place:]
                 break
             held += count
+
+
+def test_guesses_are_judged_on_a_log_scale_and_equal_ones_are_worth_nothing() -> None:
+    found = figures([(1.0, 10), (2.0, 100), (4.0, 1000)])
+    assert found == {
+        "answers": 3,
+        "sigma": pytest.approx(math.log(10) * math.sqrt(2 / 3), abs=1e-3),
+        "correlation": 1.0,
+    }
+    assert figures([(1.0, 10), (1.0, 20)])["correlation"] == 0.0
