@@ -1,8 +1,9 @@
 """How well a finished run guessed which of its answers would be long: the order in which they were generated.
 
 `python -m benchmarks.lengths [RUN] [--json]`, RUN the folder of a run whose `answer` stage has run: runs/demo, as
-`make demo` leaves it, unless said otherwise. For each expert: its answers, the spread of their lengths (sigma of the logarithm of the tokens), and the
-correlation of the guesses with the truth, both as logarithms. Failed and copied samples are left out.
+`make demo` leaves it, unless said otherwise. For each expert: its answers, the spread of their lengths (sigma of the
+logarithm of the tokens), and the correlation of the guesses with the truth, both as logarithms. Failed and copied
+samples are left out.
 """
 
 from __future__ import annotations
