@@ -21,7 +21,8 @@ from symoe_ray.storage import Storage
 from symoe_ray.tables import REQUESTS, SEATS, table_of
 
 SHARD_ROWS = 512
-LIKE = {"answer": "profile", "aggregate": "bench-aggregators"}  # stage -> an earlier one with prompts of its kind
+# Stage -> those whose answers tell how long its own will be, the best first. Of `answer` itself the longest come first.
+LIKE = {"answer": ("profile", "answer"), "aggregate": ("aggregate", "bench-aggregators")}
 
 Rows = list[dict[str, Any]]
 BuildRequests = Callable[[Storage, Rows], Iterable[dict[str, Any]]]
@@ -142,7 +143,7 @@ def _on_batch(uri: str, function: Collect, schema: pa.Schema, batch: pa.Table) -
 def _missing(run: Run, stage: str, files: dict[str, list[str]], chunk_rows: int) -> list[Chunk]:
     commits = Commits(run.storage)
     most = {e.name: most_tokens(run.settings, stage, e) for e in run.settings.pool.experts}
-    seen = seen_lengths([commits.each_part(name) for name in (stage, LIKE.get(stage, "")) if name])
+    seen = seen_lengths([commits.each_part(name) for name in LIKE.get(stage, (stage,))])
     return list(
         missing_chunks(
             run.storage, stage, files, chunk_rows=chunk_rows, estimate=expected_tokens(most, seen), most=most,
