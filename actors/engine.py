@@ -44,7 +44,7 @@ from actors.protocol import (
 from actors.vllm_metrics import counted
 
 BEAT_S = 1.0
-TAKEN_AT_ONCE = 8  # frames between two steps: a GPU waits while their prompts are tokenized
+TAKING_S = 0.01  # for frames between two steps: a GPU waits while their prompts are tokenized
 SPACED = "one two\n three"
 
 
@@ -89,9 +89,9 @@ def serve(sock: socket.socket) -> None:
 def _work(sock: socket.socket, engine: _Engine) -> None:
     last_beat = time.monotonic()
     while True:
-        taken = 0
-        while (taken < TAKEN_AT_ONCE or not engine.busy) and _readable(sock, wait=not engine.busy):
-            taken += 1
+        _readable(sock, wait=not engine.busy)
+        until = time.monotonic() + TAKING_S
+        while (time.monotonic() < until or not engine.busy) and _readable(sock, wait=not engine.busy):
             for answer in engine.take(receive(sock)):
                 send(sock, answer)
         for answer in engine.step():

@@ -58,7 +58,7 @@ def inspect_machine(settings: Settings) -> list[Finding]:
             advice="" if disk > GIB else "runs and models need room: set output_dir and SYMOE_CACHE to a larger disk",
         )
     )
-    found += [_expert(spec, settings, cuda=gpus > 0) for spec in settings.pool.local]
+    found += [_expert(spec, settings, cuda=gpus > 0 and settings.engine.kind == "vllm") for spec in settings.pool.local]
     found += [look_at_server(spec) for spec in settings.pool.experts if spec.is_remote]
     return found
 

@@ -51,9 +51,8 @@ class EnginePool(SlotPool):
             slot.had, slot.promised = {slot.key} if slot.key else set(), ""
         self._stage = current = stage_of(stage, chunks, self._experts, then)
         await self._learn_facts({c.expert for c in chunks})
-        for key in current.groups:
-            lengths = self._lengths(key)
-            self._costs.expect(key, lengths.prompt, lengths.answer)
+        for key, group in current.groups.items():
+            self._costs.expect(key, group.prompt_tokens, group.sequence_tokens)
         self._start_alike(current)
         try:
             self._dispatch()
@@ -247,7 +246,7 @@ class EnginePool(SlotPool):
 
     def _lengths(self, key: str) -> Lengths:
         group = self._stage.groups.get(key) if self._stage else None
-        return Lengths(group.prompt_tokens, group.sequence_tokens, group.each) if group else Lengths()
+        return Lengths(group.prompt_tokens, group.next_tokens, group.each) if group else Lengths()
 
     def _label(self) -> str:
         return self._stage.name if self._stage else ""

@@ -10,6 +10,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from actors.placing import Reservation
@@ -23,6 +24,7 @@ from symoe_ray.stage_sizes import stages_of
 from symoe_ray.storage import Storage
 
 ESTIMATE_SEQUENCES = 8
+CHUNKS_AHEAD = 16
 
 
 @dataclass(slots=True)
@@ -109,6 +111,14 @@ class Group:
     def sequence_tokens(self) -> float:
         """The mean of all sequences, as estimated and then corrected."""
         return self.expected * self._correction
+
+    @property
+    def next_tokens(self) -> float:
+        """The mean of those that start next, where that is more than the mean of all: the longest come first."""
+        ahead = list(islice(self.waiting, CHUNKS_AHEAD))
+        sequences = sum(chunk.sequences or chunk.rows for chunk in ahead)
+        expected = sum(chunk.tokens for chunk in ahead) / max(1, sequences)
+        return max(self.sequence_tokens, expected * self._correction)
 
     @property
     def waiting_tokens(self) -> float:

@@ -34,11 +34,15 @@ _left_out: set[str] = set()
 
 @dataclass(slots=True)
 class ToDo:
-    """What the zygote was told to get ready for and has not: imports, as long as a `Learn` waits, then engines."""
+    """What the zygote was told to get ready for and has not: imports, as long as a `Learn` waits, then engines.
+
+    Imports that are not done at the `deadline` (of `time.monotonic`) are left to the engines.
+    """
 
     modules: deque[str] = field(default_factory=deque)
     engines: deque[dict[str, Any]] = field(default_factory=deque)
     asked: bool = False
+    deadline: float = 0.0
 
     @property
     def is_left(self) -> bool:
@@ -46,7 +50,9 @@ class ToDo:
         return self.asked or bool(self.engines)
 
     def next_modules(self) -> list[str]:
-        """The imports to do before the next look at what is asked: all, or a few where each is tried in a child."""
+        """The imports to do before the next look at what has ended: all, or a few where each is tried in a child."""
+        if time.monotonic() > self.deadline:
+            self.modules.clear()
         count = min(TRIED_AT_ONCE, len(self.modules)) if _has_gpus() else len(self.modules)
         return [self.modules.popleft() for _ in range(count)]
 
@@ -180,15 +186,23 @@ def serve(control: socket.socket) -> None:
 
 
 def _do_next(control: socket.socket, todo: ToDo) -> None:
-    """A piece at a time: a fork that is asked for meanwhile waits for no more than that."""
-    is_learning = todo.asked
-    unusable = learn(todo.next_modules()) if is_learning else prepare(todo.engines.popleft())
+    """A piece of the imports, or the next engine: what ends or is asked for meanwhile waits for no more than that.
+
+    The first engine follows the last import at once, as the next fork may be of it.
+    """
+    unusable = ""
+    if todo.asked:
+        unusable = learn(todo.next_modules())
+        todo.asked = bool(todo.modules) and not unusable
+        if not todo.asked:
+            _tell(control, ZygoteReady(seconds=0.0, unusable=unusable))
+    if todo.engines and not (todo.asked or unusable):
+        unusable = prepare(todo.engines.popleft())
+        if unusable:
+            _tell(control, ZygoteReady(seconds=0.0, unusable=unusable))
     if unusable:
         todo.modules.clear()
         todo.engines.clear()
-    todo.asked = bool(todo.modules)
-    if unusable or (is_learning and not todo.asked):
-        _tell(control, ZygoteReady(seconds=0.0, unusable=unusable))
 
 
 def _obey(control: socket.socket, todo: ToDo, *private: socket.socket) -> bool:
@@ -199,7 +213,7 @@ def _obey(control: socket.socket, todo: ToDo, *private: socket.socket) -> bool:
     if isinstance(frame, Learn):
         todo.modules.extend(frame.modules)
         todo.engines.extend(frame.engines)
-        todo.asked = True
+        todo.asked, todo.deadline = True, time.monotonic() + TRIAL_S
     elif isinstance(frame, Fork):
         with socket.socket(fileno=descriptors[0]) as channel:
             zygote, pid = os.getpid(), os.fork()

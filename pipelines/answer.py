@@ -8,17 +8,17 @@ from typing import Any
 
 from pipelines.bench_aggregators import aggregator_of
 from pipelines.grading import graded_drafts
-from pipelines.profile import guesses_of, read_profiles
+from pipelines.profile import read_lengths, read_profiles
 from pipelines.run import Run
 from pipelines.sharding import Rows, Work, collect, generate, seats_of
 from symoe_ray.baselines import baseline_samples, baselines_of
 from symoe_ray.core import ExpertSpec
 from symoe_ray.fingerprints import digest
-from symoe_ray.length_guesses import LengthGuesses, relative_length
+from symoe_ray.length_guesses import relative_length
 from symoe_ray.requests import answer_request, samples_wanted
 from symoe_ray.results import ranked
 from symoe_ray.storage import Storage
-from symoe_ray.tables import DRAFTS, question_of, request_row
+from symoe_ray.tables import DRAFTS, SKILLED_SEATS, question_of, request_row
 
 STAGE = "answer"
 
@@ -46,8 +46,7 @@ def _work(run: Run) -> Work:
     everyone = baseline_samples(settings, ranking)
     random_seats = "random_experts" in baselines_of(settings)
     specs = {e.name: e for e in settings.pool.experts}
-    guesses = guesses_of(run.storage)
-    build = partial(_requests, specs, _folders(run), everyone, random_seats, settings.max_tokens, guesses)
+    build = partial(_requests, specs, _folders(run), everyone, random_seats, settings.max_tokens)
     inputs = digest(run.output("questions"), run.output("recruit"), everyone, random_seats)
     aggregator = aggregator_of(run) or next(iter(ranking), "")  # likely, while the benchmark is generated with this
     then = (aggregator,) if aggregator else ()
@@ -66,19 +65,20 @@ def ranking_of(run: Run) -> list[str]:
 
 def _requests(
     specs: Mapping[str, ExpertSpec], folders: Mapping[int, str], everyone: Mapping[str, int], random_seats: bool,
-    max_tokens: int, guesses: LengthGuesses, storage: Storage, rows: Rows,
+    max_tokens: int, storage: Storage, rows: Rows,
 ) -> Iterable[dict[str, Any]]:  # fmt: skip
     """Those that are guessed to have the longest answers first."""
-    made = _in_file_order(specs, folders, everyone, random_seats, max_tokens, guesses, storage, rows)
+    made = _in_file_order(specs, folders, everyone, random_seats, max_tokens, storage, rows)
     return sorted(made, key=lambda row: -row["relative_length"])
 
 
 def _in_file_order(
     specs: Mapping[str, ExpertSpec], folders: Mapping[int, str], everyone: Mapping[str, int], random_seats: bool,
-    max_tokens: int, guesses: LengthGuesses, storage: Storage, rows: Rows,
+    max_tokens: int, storage: Storage, rows: Rows,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
+    guesses = read_lengths(storage)
     for seed, folder in folders.items():
-        recruits = seats_of(storage, folder, rows)
+        recruits = seats_of(storage, folder, rows, SKILLED_SEATS)
         for row in rows:
             question = question_of(row)
             recruit = recruits[question.id]

@@ -24,10 +24,13 @@ from symoe_ray.tables import DRAFTS, SKILLS, question_of, request_row
 
 STAGE = "profile"
 PROFILES = "profiles/profiles.json"
+LENGTHS = "profiles/lengths.json"
 
 
 def run_stage(run: Run) -> None:
-    """Write profiles/part-*.parquet (graded answers) and profiles/profiles.json (skill scores per expert)."""
+    """Write profiles/part-*.parquet (graded answers), profiles/profiles.json (skill scores per expert) and
+    profiles/lengths.json (how long its answers are by skill).
+    """
     if run.settings.profiles:
         _borrow(run)
     else:
@@ -46,6 +49,7 @@ def _profile(run: Run) -> None:
     collect(run, "profiles", work.splits, partial(graded_drafts, STAGE, specs, seed, run.verify), DRAFTS)
     book = book_of(run.storage, settings)
     write_book(run.storage, book)
+    run.storage.write_json(LENGTHS, _lengths(run.storage))
     for profile in read_profiles(run.storage):
         run.say(f"profile: {profile.expert} {profile.correct} of {profile.graded} validation questions right")
     run.done(STAGE, inputs, commits, warnings=_leaks(run.storage, run.storage))
@@ -95,8 +99,13 @@ def book_of(storage: Storage, settings: Settings) -> Book:
     return book
 
 
-def guesses_of(storage: Storage) -> LengthGuesses:
-    """How long the answers of a run's experts are by skill; {} of experts that it has not profiled itself."""
+def read_lengths(storage: Storage) -> LengthGuesses:
+    """How long the answers of a run's experts are by skill; {} where it has not profiled them itself."""
+    found: LengthGuesses = storage.read_json(LENGTHS, {})
+    return found
+
+
+def _lengths(storage: Storage) -> LengthGuesses:
     columns = ["question_id", "expert", "completion_tokens", "failure"]
     drafts = storage.read_tables(storage.names("profiles", ".parquet"), DRAFTS, columns).to_pylist()
     answers = ((r["expert"], r["question_id"], r["completion_tokens"]) for r in drafts if r["failure"] is None)

@@ -21,7 +21,7 @@ from symoe_ray.routing import COUNTED, Recruits, Router, RoutingRules, SkillMap,
 from symoe_ray.shard_files import shard_file
 from symoe_ray.skills import map_skills
 from symoe_ray.storage import Storage
-from symoe_ray.tables import QUESTIONS, RECRUITS, SEATS, SKILLS
+from symoe_ray.tables import QUESTIONS, RECRUITS, SKILLED_SEATS, SKILLS
 
 STAGE = "recruit"
 GIVEN = "skills/mapping.json"
@@ -36,7 +36,7 @@ def run_stage(run: Run) -> None:
     rules = {seed: RoutingRules.from_settings(settings, seed) for seed in settings.all_seeds}
     inputs = digest(
         run.output("annotate"), run.output("profile"), settings.embedding_model,
-        {str(seed): [getattr(r, name) for name in r.__slots__] for seed, r in rules.items()}, SEATS.names,
+        {str(seed): [getattr(r, name) for name in r.__slots__] for seed, r in rules.items()}, SKILLED_SEATS.names,
     )  # fmt: skip
     if run.begin(STAGE, inputs):
         _recruit(run, rules, inputs)
@@ -128,7 +128,7 @@ def _write(run: Run, seed: int, made: Recruits, start: int, shards: list[int], r
 def _write_seats(run: Run, seed: int) -> None:
     """Write who sits where once more, by shard: recruits/ is in file order, and who needs a shard would read it all."""
     folder = run.seed_folder(seed)
-    table = run.storage.read_tables(run.storage.names(f"{folder}recruits", ".parquet"), RECRUITS, SEATS.names)
+    table = run.storage.read_tables(run.storage.names(f"{folder}recruits", ".parquet"), RECRUITS, SKILLED_SEATS.names)
     order = pc.sort_indices(table["shard"].combine_chunks())
     sorted_ = table.take(order)
     shards = sorted_["shard"].to_numpy()

@@ -114,10 +114,10 @@ def rows_of_shards(storage: Storage, folder: str, schema: pa.Schema, questions: 
     return [row for table in tables for row in table.cast(schema).to_pylist()]
 
 
-def seats_of(storage: Storage, folder: str, questions: Rows) -> dict[str, dict[str, Any]]:
-    """Question -> its `SEATS` row, of a seed's folder ("" or "seed=<N>/")."""
+def seats_of(storage: Storage, folder: str, questions: Rows, schema: pa.Schema = SEATS) -> dict[str, dict[str, Any]]:
+    """Question -> its `SEATS` row (or `SKILLED_SEATS` row), of a seed's folder ("" or "seed=<N>/")."""
     name = "seats" if storage.exists(f"{folder}seats") else "recruits"  # which an imported run has alone
-    return {row["question_id"]: row for row in rows_of_shards(storage, folder + name, SEATS, questions)}
+    return {row["question_id"]: row for row in rows_of_shards(storage, folder + name, schema, questions)}
 
 
 def _execute(

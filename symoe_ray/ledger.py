@@ -7,6 +7,7 @@ in chunks of a request file, so that all rows of a part belong to the same group
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -310,7 +311,8 @@ def missing_chunks(
             rows = chunk_rows if alike else min(chunk_rows, ordered_rows(len(ids), len(names)))
             for start in range(0, len(ids), rows):
                 stop = min(start + rows, len(ids))
-                tokens = [estimate.get(expert, 1) * length for length in lengths[start:stop]]
+                limit = (most or {}).get(expert, 0) or math.inf
+                tokens = [min(limit, estimate.get(expert, 1) * length) for length in lengths[start:stop]]
                 chunk = _chunk(stage, expert, path, start, stop, ids, counts, greedy, have, tokens)
                 if chunk is not None:
                     yield replace(chunk, most=(most or {}).get(expert, 0), prompt=(prompts or {}).get(expert, 0.0))

@@ -75,5 +75,5 @@ def _means(parts: Iterable[Part]) -> dict[str, Lengths]:
         prompts[part.expert] += part.prompt_tokens
     return {
         expert: Lengths(max(1, round(tokens[expert] / count)), prompts[expert] / max(1, requests[expert]))
-        for expert, count in samples.items() if count
+        for expert, count in samples.items() if count and tokens[expert]  # of imported texts no tokens are known
     }  # fmt: skip

@@ -12,10 +12,10 @@ from statistics import fmean
 from typing import TypeVar
 
 LengthGuesses = Mapping[str, Mapping[str, float]]
-"""Expert -> skill -> by how much the logarithm of an answer's tokens differs from the expert's mean there."""
+"""Expert -> skill -> the logarithm of how long an answer is there over the expert's mean answer."""
 
 DOUBT = 3.0
-ORDERED_CHUNKS, LEAST_ROWS = 64, 16
+ORDERED_CHUNKS, LEAST_ROWS = 1024, 16
 T = TypeVar("T")
 
 
@@ -24,7 +24,8 @@ def length_guesses(
 ) -> dict[str, dict[str, float]]:
     """What an expert's answers, as (expert, question, tokens), say of the `skills` of their questions.
 
-    A mean of n answers counts as n + `DOUBT` answers, those added being like all others of the expert.
+    A mean of n answers counts as n + `DOUBT` answers, those added being like all others of the expert. Guesses are
+    means of logarithms, and are then all moved so that those of these answers are 1 on average.
     """
     logs: dict[str, list[tuple[str, float]]] = defaultdict(list)
     for expert, question, tokens in answers:
@@ -39,7 +40,9 @@ def _by_skill(logs: Sequence[tuple[str, float]], skills: Mapping[str, Sequence[s
     for question, log in logs:
         for skill in dict.fromkeys(skills.get(question, ())):
             beyond[skill].append(log - mean)
-    return {skill: sum(own) / (len(own) + DOUBT) for skill, own in beyond.items()}
+    found = {skill: sum(own) / (len(own) + DOUBT) for skill, own in beyond.items()}
+    excess = math.log(fmean(relative_length(found, skills.get(question, ())) for question, _ in logs))
+    return {skill: shift - excess for skill, shift in found.items()}
 
 
 def relative_length(guesses: Mapping[str, float], skills: Iterable[str]) -> float:

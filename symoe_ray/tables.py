@@ -138,8 +138,10 @@ RECRUITS = pa.schema(
     ]
 )
 
-SEATS = pa.schema([RECRUITS.field(name) for name in ("question_id", "shard", "mapped", "experts", "random_experts")])
-"""The columns of `RECRUITS` that say who answers, and to which skills of the profiles."""
+SEATS = pa.schema([RECRUITS.field(name) for name in ("question_id", "shard", "experts", "random_experts")])
+"""The columns of `RECRUITS` that say who answers."""
+SKILLED_SEATS = SEATS.append(RECRUITS.field("mapped"))
+"""And for which skills of the profiles."""
 
 
 def table_of(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> pa.Table:

@@ -37,7 +37,6 @@ TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # CUDA 13.0's minimum, the r580 branch, which does for all of CUDA 13; vLLM's and torch's wheels are built for that
 # (https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html).
 CUDA_DRIVER = 580
-MADE_FOR = {"cpu": "machines without a GPU", "cuda": "NVIDIA GPUs"}
 CUDA_ONLY = ("torchvision", "torchaudio", "torchcodec")
 KEYED_FILES = (
     "pyproject.toml",
@@ -159,10 +158,15 @@ def check_compiler() -> None:
 def check_flavour(flavour: str) -> None:
     """Refuse a .venv of the other kind of machine: pip would mix the builds, and what else is in it is the user's."""
     found = venv_flavour()
-    if found not in ("", flavour):
+    if found == "cuda" and flavour == "cpu":
         raise SetupError(
-            f".venv was made for {MADE_FOR[found]}, this machine needs one for {MADE_FOR[flavour]}. `make clean` "
-            "removes it, and the next call makes it anew; to have both, take a second checkout"
+            ".venv was made for NVIDIA GPUs, and `nvidia-smi -L` finds none here. If there should be one, see to its "
+            "driver; if not, `make clean` removes .venv, and a second checkout lets you have both"
+        )
+    if found == "cpu" and flavour == "cuda":
+        raise SetupError(
+            ".venv was made for machines without a GPU, and this one has NVIDIA GPUs: `make clean` removes .venv, "
+            "and the next call makes it anew; a second checkout lets you have both"
         )
 
 

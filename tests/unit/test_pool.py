@@ -410,6 +410,15 @@ class TestWork:
         group.finished_tokens *= 2
         assert 1.9 * 100 * 20 < group.waiting_tokens < 2 * 100 * 20
 
+    def test_an_engine_is_to_run_as_many_as_its_cache_holds_of_those_that_come_next(self) -> None:
+        """The longest come first: these count, until what is left is shorter than the mean."""
+        chunks = [chunk_of("A", i, tokens=ROWS * (1000 if i < 20 else 100)) for i in range(40)]
+        group = stage_of(STAGE, chunks, EXPERTS).groups[EXPERTS["A"].engine_key]
+        assert (group.sequence_tokens, group.next_tokens) == (550.0, 1000.0)
+        for _ in range(20):
+            group.take_chunk()
+        assert group.next_tokens == 550.0
+
     def test_of_rows_with_several_samples_each_sample_counts(self) -> None:
         changes = {"sequences": 50, "most": 64, "tokens": 50 * 40, "prompt": 700.0}
         stage = stage_of(STAGE, [chunk_of("A", i, **changes) for i in range(10)], EXPERTS)

@@ -101,7 +101,7 @@ def test_a_venv_made_without_a_gpu_is_left_alone_where_there_is_one(
     machine.steps.clear()
     capsys.readouterr()
     error = refusal(capsys)
-    assert "made for machines without a GPU, this machine needs one for NVIDIA GPUs" in error
+    assert "made for machines without a GPU, and this one has NVIDIA GPUs" in error
     assert "`make clean`" in error
     assert (machine.steps, machine.stamp) == ([], stamp)
 
@@ -116,7 +116,7 @@ def test_a_venv_made_for_a_gpu_is_left_alone_where_there_is_none(
     machine.steps.clear()
     (machine.venv / "bin" / "python").unlink()  # this machine has not even the interpreter that it was made with
     capsys.readouterr()
-    assert "made for NVIDIA GPUs, this machine needs one for machines without a GPU" in refusal(capsys)
+    assert "made for NVIDIA GPUs, and `nvidia-smi -L` finds none here" in refusal(capsys)
     assert (machine.steps, machine.stamp) == ([], stamp)
     assert machine.venv.is_dir()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,14 +35,16 @@ def test_learning_is_answered_before_any_tokenizer_is_read(
     monkeypatch.setattr(zygote, "learn", lambda modules: imported.append(modules) or "")
     monkeypatch.setattr(zygote, "_has_gpus", lambda: False)
     ours, theirs = ends
+    answers: list[object] = []
+    monkeypatch.setattr(zygote, "prepare", lambda _: answers.append(decode(ours.recv(MAX_PACKET))) or "")
     todo = ToDo()
     ours.send(encode_packet(Learn(modules=["json"], engines=ENGINES)))
     assert zygote._obey(theirs, todo)
     assert todo.is_left
     zygote._do_next(theirs, todo)
     assert imported == [["json"]]
-    assert decode(ours.recv(MAX_PACKET)) == ZygoteReady(seconds=0.0)
-    assert (todo.asked, list(todo.engines)) == (False, ENGINES)
+    assert answers == [ZygoteReady(seconds=0.0)]
+    assert (todo.asked, list(todo.engines)) == (False, ENGINES[1:]), "the first one follows at once"
 
 
 def test_one_engine_is_prepared_at_a_time_and_nothing_is_said_while_forking_stays_safe(
@@ -96,13 +100,14 @@ class TestOnGpus:
         assert "zygote: symoe_spoils is left to the engines: the zygote has 2 threads" in capfd.readouterr().err
 
     def test_a_module_that_imports_one_left_out_before_is_left_out_too(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.syspath_prepend(str(tmp_path))
         for name, text in (("symoe_spoils_2", self.SPOILS), ("symoe_uses_2", "import symoe_spoils_2")):
             (tmp_path / f"{name}.py").write_text(text)
         assert zygote.learn(["symoe_spoils_2"]) == zygote.learn(["symoe_uses_2"]) == ""
         assert not {"symoe_spoils_2", "symoe_uses_2"} & sys.modules.keys()
+        assert "symoe_uses_2 is left to the engines: it imports symoe_spoils_2" in capfd.readouterr().err
 
     def test_few_are_tried_before_the_next_look_at_what_is_asked_and_the_last_ones_are_answered(
         self, ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
@@ -110,7 +115,7 @@ class TestOnGpus:
         tried: list[int] = []
         monkeypatch.setattr(zygote, "learn", lambda modules: tried.append(len(modules)) or "")
         ours, theirs = ends
-        todo = ToDo(modules=deque(f"m{i}" for i in range(zygote.TRIED_AT_ONCE + 3)), asked=True)
+        todo = ToDo(modules=deque(f"m{i}" for i in range(zygote.TRIED_AT_ONCE + 3)), asked=True, deadline=math.inf)
         zygote._do_next(theirs, todo)
         with pytest.raises(BlockingIOError):
             ours.recv(MAX_PACKET)
@@ -118,6 +123,17 @@ class TestOnGpus:
         assert tried == [zygote.TRIED_AT_ONCE, 3]
         assert decode(ours.recv(MAX_PACKET)) == ZygoteReady(seconds=0.0)
         assert not todo.is_left
+
+    def test_imports_that_take_too_long_are_left_to_the_engines(
+        self, ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tried: list[list[str]] = []
+        monkeypatch.setattr(zygote, "learn", lambda modules: tried.append(modules) or "")
+        ours, theirs = ends
+        todo = ToDo(modules=deque(["m"]), asked=True, deadline=time.monotonic() - 1)
+        zygote._do_next(theirs, todo)
+        assert tried == [[]]
+        assert decode(ours.recv(MAX_PACKET)) == ZygoteReady(seconds=0.0)
 
     @pytest.mark.parametrize("spoils", [False, True])
     def test_an_engine_is_prepared_where_that_does_no_harm(self, spoils: bool, monkeypatch: pytest.MonkeyPatch) -> None:
