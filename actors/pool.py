@@ -95,7 +95,7 @@ class EnginePool(SlotPool):
         wanted = hosts_wanted(local, self._costs.costs(), slots=slots, capacity=self._capacity(""))
         for key, hosts in wanted.items():
             if hosts > 1:
-                stage.groups[key].start_alike(hosts * views[key].capacity)
+                stage.open_chunks += stage.groups[key].start_alike(hosts, views[key].capacity)
 
     def _decide_all(self) -> None:
         stage = self._stage

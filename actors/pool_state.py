@@ -17,8 +17,8 @@ from actors.placing import Reservation
 from actors.slot import SlotInfo
 from symoe_ray.core import ExpertSpec, Failure
 from symoe_ray.engine_room import PROMPT_TOKENS
-from symoe_ray.ledger import Chunk, split
-from symoe_ray.length_guesses import started_alike
+from symoe_ray.ledger import Chunk, pieces, split
+from symoe_ray.length_guesses import piece_rows, started_alike
 from symoe_ray.slot_places import Place
 from symoe_ray.stage_sizes import stages_of
 from symoe_ray.storage import Storage
@@ -147,9 +147,16 @@ class Group:
         """Sequences of a row."""
         return self.total / max(1, self.total_rows)
 
-    def start_alike(self, sequences: int) -> None:
-        """Have the hosts that take the first so many sequences, one after another, start with like work."""
-        self.waiting = deque(started_alike(self.waiting, sequences, lambda chunk: chunk.sequences or chunk.rows))
+    def start_alike(self, hosts: int, capacity: int) -> int:
+        """Have so many hosts start with like work, one after another; how many chunks more that makes."""
+        before, chunks = len(self.waiting), list(self.waiting)
+        differ = len({chunk.tokens / (chunk.sequences or chunk.rows) for chunk in chunks}) > 1
+        if differ and self.sequences <= hosts * capacity:
+            rows = piece_rows(self.rows, hosts)
+            chunks = [piece for chunk in chunks for piece in pieces(chunk, rows)]
+        order = started_alike(chunks, hosts * capacity, lambda chunk: chunk.sequences or chunk.rows)
+        self.waiting = deque(order)
+        return len(order) - before
 
     def put(self, chunk: Chunk, *, first: bool = False) -> None:
         """Let a chunk wait, behind the others or before them."""

@@ -34,7 +34,7 @@ from symoe_ray.bounds import lower_bound_s
 from symoe_ray.engine_costs import prior_cost
 from symoe_ray.engine_room import PROMPT_TOKENS, gpu_sequences, running_tokens
 from symoe_ray.fixed_schedules import data_parallel, longest_first, round_robin
-from symoe_ray.length_guesses import ordered_rows, started_alike
+from symoe_ray.length_guesses import ordered_rows, piece_rows, started_alike
 from symoe_ray.scheduling import Costs, GroupView
 from symoe_ray.simulation import Outcome, SimulatedGroup, simulate
 from symoe_ray.water_filling import hosts_wanted
@@ -182,6 +182,9 @@ def _in_order(
         chunks += [own[start : start + rows] for start in range(0, len(own), rows)]
     chunks.sort(key=lambda own: -float(guesses[own].mean()))
     if hosts > 1:
+        if len(logs) <= hosts * group.capacity:
+            rows = piece_rows(len(logs), hosts)
+            chunks = [own[start : start + rows] for own in chunks for start in range(0, len(own), rows)]
         chunks = started_alike(chunks, hosts * group.capacity, len)
     return replace(group, cohorts=tuple(group.cohorts[place] for own in chunks for place in own))
 

@@ -73,6 +73,14 @@ def split(chunk: Chunk, rows: int) -> tuple[Chunk, Chunk | None]:
     )  # fmt: skip
 
 
+def pieces(chunk: Chunk, rows: int) -> Iterator[Chunk]:
+    """A chunk cut into several, of so many rows at most."""
+    rest: Chunk | None = chunk
+    while rest is not None:
+        piece, rest = split(rest, rows)
+        yield piece
+
+
 def _within(chunk: Chunk, start: int, stop: int) -> dict[str, Any]:
     return {
         "done": tuple(row for row in chunk.done if start <= row < stop),

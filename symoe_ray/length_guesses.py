@@ -16,6 +16,7 @@ LengthGuesses = Mapping[str, Mapping[str, float]]
 
 DOUBT = 3.0
 ORDERED_CHUNKS, LEAST_ROWS = 1024, 16
+PIECES_OF_A_HOST, LEAST_PIECE = 16, 4
 T = TypeVar("T")
 
 
@@ -57,6 +58,14 @@ def ordered_rows(rows: int, files: int) -> int:
     Chunks are what is put in order over all files, so there should be `ORDERED_CHUNKS` at least, if not too small.
     """
     return max(LEAST_ROWS, math.ceil(rows * max(1, files) / ORDERED_CHUNKS))
+
+
+def piece_rows(rows: int, hosts: int) -> int:
+    """Into how many rows at a time chunks are cut where all of a group start at once, each host with its share.
+
+    Neighbours in a file are alike, so a host with whole chunks of them would have longer work than others.
+    """
+    return max(LEAST_PIECE, math.ceil(rows / max(1, hosts) / PIECES_OF_A_HOST))
 
 
 def started_alike(items: Iterable[T], rows: int, rows_of: Callable[[T], int]) -> list[T]:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from symoe_ray.core import Failure, Message, Request, Sampling
-from symoe_ray.ledger import Chunk, Commits, FencedError, Part, missing_chunks, responses, split, work_of
+from symoe_ray.ledger import Chunk, Commits, FencedError, Part, missing_chunks, pieces, responses, split, work_of
 from symoe_ray.storage import Storage
 from symoe_ray.tables import REQUESTS, RESPONSES, request_of, request_row, table_of
 
@@ -87,6 +87,12 @@ def chunks(
 
 def samples_of(storage: Storage, work: Iterable[Chunk]) -> list[Sample]:
     return [(str(row["request_id"]), i) for chunk in work for row, numbers in work_of(chunk, storage) for i in numbers]
+
+
+def test_pieces_of_a_chunk_are_its_rows_in_order(storage: Storage) -> None:
+    (chunk,) = chunks(storage, put_requests(storage, {f"r{i}": 1 for i in range(10)}))
+    assert [(piece.start, piece.stop, piece.rows) for piece in pieces(chunk, 4)] == [(0, 4, 4), (4, 8, 4), (8, 10, 2)]
+    assert list(pieces(chunk, 10)) == [chunk]
 
 
 class TestMissingChunks:

@@ -410,6 +410,15 @@ class TestWork:
         group.finished_tokens *= 2
         assert 1.9 * 100 * 20 < group.waiting_tokens < 2 * 100 * 20
 
+    def test_where_all_start_at_once_each_slot_has_some_of_each_length(self, rig: MakeRig) -> None:
+        """Two chunks, one of long and one of short answers, that fit into the first batches of two slots."""
+        pool = rig(slots=2, room=Room(10 * ROWS))
+        pool.play([chunk_of("A", 0, tokens=ROWS * 20_000), chunk_of("A", 1, tokens=ROWS * 15_000)])
+        assert pool.committed() == once(A=2)
+        held = {slot: Counter(c.start < ROWS for s, c in pool.log.grants if s == slot) for slot, _ in pool.log.grants}
+        assert len(held) == 2
+        assert all(set(own) == {True, False} for own in held.values()), held
+
     def test_an_engine_is_to_run_as_many_as_its_cache_holds_of_those_that_come_next(self) -> None:
         """The longest come first: these count, until what is left is shorter than the mean."""
         chunks = [chunk_of("A", i, tokens=ROWS * (1000 if i < 20 else 100)) for i in range(40)]
