@@ -186,9 +186,9 @@ def serve(control: socket.socket) -> None:
 
 
 def _do_next(control: socket.socket, todo: ToDo) -> None:
-    """A piece of the imports, or the next engine: what ends or is asked for meanwhile waits for no more than that.
+    """A piece of the imports, or the next engine: engines that end meanwhile are reaped after that.
 
-    The first engine follows the last import at once, as the next fork may be of it.
+    Forks are asked for when all imports are done. The first engine follows these at once: it may be the next fork's.
     """
     unusable = ""
     if todo.asked:

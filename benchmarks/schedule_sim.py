@@ -30,6 +30,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from pipelines.sharding import SHARD_ROWS
 from symoe_ray.bounds import lower_bound_s
 from symoe_ray.engine_costs import prior_cost
 from symoe_ray.engine_room import PROMPT_TOKENS, gpu_sequences, running_tokens
@@ -66,7 +67,6 @@ KV_TOKENS = 396_000
 ESTIMATE_SIGMA = 0.1
 # How well the guess of a row goes with its length, on a log scale; benchmarks/README.md says what that rests on.
 CORRELATION = 0.5
-SHARD_ROWS = 512  # questions whose requests share a file
 TEN_MILLION = 10_000_000
 TEN_MILLION_SLOTS = 512
 GUESSING: dict[str, Callable[[Sequence[SimulatedGroup], int], Outcome]] = {
